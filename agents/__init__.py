@@ -1,0 +1,1 @@
+"""Who decides: policies over the environment, learned and training-free."""
