@@ -1,0 +1,107 @@
+"""Any picture file to a correct RGB uint8 image, or an `ImageError` that says why not.
+
+Grey, 16-bit, float, alpha (laid on white), palette, CMYK, and rotated-by-EXIF pictures all become uint8 [H, W, 3].
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps
+
+from pool.errors import Problem
+from tir_env.images.operations import Image, quantize
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "MPO")  # MPO: what many phones call a JPEG
+MAX_PIXELS = 64_000_000  # 8,000 x 8,000; 192 MB as uint8, and five times that while an alpha channel is laid on white
+MAX_BYTES = 512 << 20  # of the file
+MIN_SIDE = 8
+
+
+class ImageError(Problem):
+    """A file that cannot become an image: which, why, and what to do."""
+
+
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image:
+    """Read a picture file. Raises `ImageError`; never returns a half-read picture."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            reason = "is a folder, not a file" if path.is_dir() else "no such file"
+            raise ImageError(path, reason, "Check the path.")
+        size = path.stat().st_size
+        if size == 0:
+            raise ImageError(path, "the file is empty", "Fetch or export it again.")
+        if size > MAX_BYTES:
+            raise ImageError(path, f"the file has {size >> 20} MiB, over the limit of {MAX_BYTES >> 20}", "Export it smaller.")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ImageError(path, f"cannot be read: {error}", "Check the path and its permissions.") from error
+    return decode_image(data, name=str(path), max_pixels=max_pixels, min_side=min_side)
+
+
+def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image:
+    """`read_image` for bytes that are already in memory."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size is checked here, and odd metadata does not matter
+            picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+    except Pillow.DecompressionBombError as error:
+        raise ImageError(name, str(error), "Crop or shrink it first.") from error
+    except Exception as error:  # Pillow raises whatever its plug-ins raise: SyntaxError, struct.error, MemoryError ...
+        raise _unreadable(name, data, error) from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        reason = f"has {width}x{height} pixels, over the limit of {max_pixels:,}"
+        raise ImageError(name, reason, "Crop or shrink it, or raise max_pixels if you trust it.")
+    if min(width, height) < min_side:
+        raise ImageError(name, f"has {width}x{height} pixels; the shorter side must be at least {min_side}", "Leave it out.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture.load()  # raises on truncated data: half a picture is not a picture
+            picture = ImageOps.exif_transpose(picture)
+            return _to_rgb(picture)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _unreadable(name, data, error) from error
+
+
+def _unreadable(name: str, data: bytes, error: Exception) -> ImageError:
+    if isinstance(error, Pillow.UnidentifiedImageError) or not data:
+        return ImageError(name, f"is no picture in {', '.join(FORMATS[:5])}", "Convert it to PNG or leave it out.")
+    detail = f"{type(error).__name__}: {error}".splitlines()[0]
+    return ImageError(name, f"the picture is damaged or cut short ({detail})", "Fetch or export it again.")
+
+
+def _to_rgb(picture: Pillow.Image) -> Image:
+    mode = picture.mode
+    if mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        return np.repeat(_grey_levels(np.asarray(picture, np.float64), mode)[..., None], 3, axis=2)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Pillow.new("RGBA", picture.size, "white")
+        picture = Pillow.alpha_composite(white, picture)
+    return np.array(picture.convert("RGB"), np.uint8)
+
+
+def _grey_levels(values: np.ndarray, mode: str) -> Image:
+    """Single-channel deep pixels to 0..255 by the range that their type promises, not by what this picture happens to hold."""
+    if mode == "F":
+        peak = 1.0 if values.size and np.nanmax(np.abs(values)) <= 1.0 else 255.0
+    else:
+        peak = 65535.0
+    return quantize(values * (255.0 / peak))
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Write a PNG (or what the suffix says); the folder is made if it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.fromarray(image).save(path)
