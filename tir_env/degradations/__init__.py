@@ -1,0 +1,10 @@
+"""What spoils an image: single degradations, the cases and suites made of them, and the depth that haze needs."""
+
+from tir_env.degradations.depth import DepthError, DepthSource, open_depth
+from tir_env.degradations.single import DEGRADATIONS, EIGHT
+from tir_env.degradations.suites import SUITES, Case, Degraded, Step, Suite, SuiteError, degrade, open_suite, replay
+
+__all__ = [
+    "DEGRADATIONS", "EIGHT", "SUITES", "Case", "Degraded", "DepthError", "DepthSource", "Step", "Suite", "SuiteError",
+    "degrade", "open_depth", "open_suite", "replay",
+]  # fmt: skip

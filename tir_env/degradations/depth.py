@@ -1,0 +1,138 @@
+"""Where haze takes its depth from: a file beside the photograph, a depth model from Hugging Face, or a synthetic scene.
+
+Every source says in the record what it used, so that a table of results can be honest about it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pool.errors import Problem
+from tir_env.images.operations import Image
+
+Depth = NDArray[np.float64]  # [H, W], 0 near … 1 far
+FALLBACK = "synthetic"
+
+
+class DepthError(Problem):
+    """No depth could be had for an image."""
+
+
+class DepthSource(Protocol):
+    def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
+        """Depth of `image` (photograph `name`), 0..1 and of its size, and a word for the record."""
+
+
+def synthetic_depth(shape: tuple[int, int], seed: int) -> Depth:
+    """A plausible outdoor scene: near at the bottom, far at the top, with a smooth random field of five waves."""
+    height, width = shape
+    rng = np.random.Generator(np.random.PCG64(seed))
+    y, x = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None, :]
+    field = np.zeros(shape)
+    for frequency in (1, 1, 2, 2, 3):
+        fy, fx = rng.uniform(-frequency, frequency, 2)
+        phase, weight = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1) / frequency
+        field += weight * np.sin(2 * np.pi * (fy * y + fx * x) + phase)
+    depth = (1 - y) + 0.35 * field / max(np.abs(field).max(), 1e-9)
+    depth = depth - min(depth.min(), 0) + 0.05
+    return depth / depth.max()
+
+
+class Synthetic:
+    """The offline default."""
+
+    def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
+        return synthetic_depth(image.shape[:2], seed), FALLBACK
+
+
+class DepthFolder:
+    """Maps given by the user: `<stem of the photograph>.npy` or `.png` (any range, larger is farther) in one folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DepthError(self.folder, "no such folder", "Name a folder with one .npy or .png depth map per photograph.")
+
+    def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
+        stem = Path(name).stem
+        for path in (self.folder / f"{stem}.npy", self.folder / f"{stem}.png"):
+            if path.is_file():
+                return _normalised(self._read(path), image, path), f"file:{path.name}"
+        raise DepthError(
+            self.folder, f"holds no depth map for {name!r}", f"Add {stem}.npy or {stem}.png, or use the synthetic depth."
+        )
+
+    @staticmethod
+    def _read(path: Path) -> NDArray[Any]:
+        if path.suffix == ".npy":
+            try:
+                return np.load(path, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise DepthError(path, f"is no .npy array: {error}", "Save it with numpy.save.") from error
+        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if depth is None:
+            raise DepthError(path, "is no readable PNG", "Save depth as 8- or 16-bit grey PNG.")
+        return depth
+
+
+class DepthModel:
+    """A monocular depth model from the Hugging Face hub or a local folder, loaded when it is first needed."""
+
+    def __init__(self, model: str = "depth-anything/Depth-Anything-V2-Small-hf", device: str = "cpu") -> None:
+        self.model, self.device = model, device
+        self._loaded: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}  # weights are loaded again where it arrives
+
+    def _load(self) -> Any:
+        if self._loaded is None:
+            from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+            try:
+                processor = AutoImageProcessor.from_pretrained(self.model)
+                self._loaded = processor, AutoModelForDepthEstimation.from_pretrained(self.model).to(self.device).eval()
+            except (OSError, ValueError) as error:
+                reason = f"cannot be loaded: {str(error).splitlines()[0]}"
+                remedy = "Fetch it with `hf download`, or name a local folder, or use depth maps from files or the synthetic depth."
+                raise DepthError(f"depth model {self.model!r}", reason, remedy) from error
+        return self._loaded
+
+    def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
+        import torch
+
+        processor, network = self._load()
+        with torch.inference_mode():
+            inverse = network(**processor(images=image, return_tensors="pt").to(self.device)).predicted_depth[0]
+        near = inverse.float().cpu().numpy().astype(np.float64)  # these models predict disparity: large is near
+        return _normalised(near.max() - near, image, self.model), f"model:{self.model}"
+
+
+def _normalised(depth: NDArray[Any], image: Image, thing: object) -> Depth:
+    """Resized to the image and divided by its largest value."""
+    depth = np.asarray(depth, np.float64)
+    if depth.ndim == 3 and depth.shape[2] in (3, 4):
+        depth = depth[..., 0]
+    if depth.ndim != 2 or 0 in depth.shape or not np.isfinite(depth).all() or depth.min() < 0 or depth.max() <= 0:
+        reason = f"is no depth map: shape {list(depth.shape)}; needs [H, W], finite, not negative, not all zero"
+        raise DepthError(thing, reason, "Larger values must mean farther away.")
+    if depth.shape != image.shape[:2]:
+        depth = np.clip(cv2.resize(depth, image.shape[1::-1], interpolation=cv2.INTER_CUBIC), 0, None)
+    return depth / depth.max()
+
+
+def open_depth(spec: str = FALLBACK) -> DepthSource:
+    """`synthetic`, `folder:PATH` or `model:ID`."""
+    kind, _, rest = spec.partition(":")
+    if spec == FALLBACK:
+        return Synthetic()
+    if kind == "folder" and rest:
+        return DepthFolder(rest)
+    if kind == "model":
+        return DepthModel(rest) if rest else DepthModel()
+    raise DepthError(f"depth {spec!r}", "is not known", "Use synthetic, folder:PATH or model:HUGGING_FACE_ID.")

@@ -1,0 +1,219 @@
+"""Where clean photographs come from: a folder, scikit-image's own, or generated ones; and how they are split.
+
+A source is a sequence of `Photo`s that are read when asked for. `open_images("PATH")`, `"skimage"` or `"generated:500"` opens one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import skimage.data
+
+from tir_env.images.generate import dead_leaves
+from tir_env.images.operations import Image, digest
+from tir_env.images.reading import MAX_PIXELS, MIN_SIDE, SUFFIXES, ImageError, decode_image, read_image
+
+log = logging.getLogger(__name__)
+
+Part = Literal["train", "validation", "test", "all"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+FRACTIONS = (0.7, 0.15, 0.15)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A clean photograph. `kin` is shared by pictures that must stay on one side of a split (a stereo pair)."""
+
+    name: str
+    read: Callable[[], Image]
+    kin: str = ""
+
+    @cached_property
+    def image(self) -> Image:
+        image = self.read()
+        image.setflags(write=False)
+        return image
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self.image)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "read": self.read, "kin": self.kin}
+
+
+class Images(Sequence[Photo]):
+    """A named sequence of photographs. `problems` lists the files that could not be used, each with its reason."""
+
+    def __init__(self, name: str, photos: Sequence[Photo], problems: Sequence[ImageError] = ()) -> None:
+        self.name, self.photos, self.problems = name, tuple(photos), tuple(problems)
+        if not self.photos:
+            first = f"; the first: {self.problems[0]}" if self.problems else ""
+            raise ImageError(name, f"holds no usable picture{first}", f"Formats: {', '.join(SUFFIXES)}.")
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.photos[index]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __iter__(self) -> Iterator[Photo]:
+        return iter(self.photos)
+
+    def find(self, name: str) -> Photo:
+        for photo in self.photos:
+            if photo.name == name:
+                return photo
+        raise ImageError(f"image {name!r}", f"is not in {self.name}", f"It holds {len(self)}, such as {self.photos[0].name!r}.")
+
+    def part(self, part: Part, fractions: tuple[float, float, float] = FRACTIONS) -> Images:
+        """The train, validation or test part, decided for every picture by its own pixels.
+
+        A picture stays in its part whatever it is called, wherever it lies and whatever is added beside it, and copies of one
+        picture are always together.
+        """
+        if part == "all":
+            return self
+        if part not in PARTS:
+            raise ImageError(f"part {part!r}", "is not known", f"Use one of {', '.join(PARTS)}, all.")
+        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+            raise ImageError(f"fractions {fractions}", "must be three numbers that are not negative and add up to 1", "Correct them.")
+        edges = np.cumsum(fractions)[:2]
+        mine = [p for p in self.photos if PARTS[int(np.searchsorted(edges, _position(p), side="right"))] == part]
+        if not mine:
+            reason = f"has no {part} picture among its {len(self)}"
+            raise ImageError(self.name, reason, "Add pictures, use other fractions, or part='all'.")
+        return Images(f"{self.name}:{part}", mine, self.problems)
+
+
+def _position(photo: Photo) -> float:
+    """Where a picture falls in [0, 1): from its pixels (or its kin's name), with a salt under which scikit-image's few photographs fall into all three parts."""
+    key = f"tir-681/{photo.kin or photo.digest}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def folder(
+    path: str | Path,
+    *,
+    on_bad: Literal["skip", "raise"] = "skip",
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = MIN_SIDE,
+) -> Images:
+    """Every picture below `path`, at any depth, in the order of their names. Files of other kinds are passed over.
+
+    Files are read once here, so that a bad one is found now: `on_bad="skip"` logs it and keeps it in `problems`, `"raise"` stops.
+    """
+    root = Path(path)
+    if root.is_file():
+        files, root = [root], root.parent
+    elif root.is_dir():
+        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and not f.is_dir())
+    else:
+        raise ImageError(root, "no such file or folder", "Name a picture or a folder of pictures.")
+    photos, problems = [], []
+    for file in files:
+        try:
+            image = read_image(file, max_pixels=max_pixels, min_side=min_side)
+        except ImageError as error:
+            if on_bad == "raise":
+                raise
+            log.warning("skipped %s", error)
+            problems.append(error)
+            continue
+        photo = Photo(file.relative_to(root).as_posix(), FileReader(str(file), max_pixels, min_side))
+        photo.__dict__["digest"] = digest(image)
+        photos.append(photo)
+    return Images(str(path), photos, problems)
+
+
+@dataclass(frozen=True)
+class FileReader:
+    path: str
+    max_pixels: int
+    min_side: int
+
+    def __call__(self) -> Image:
+        return _read_cached(self.path, os.stat(self.path).st_mtime_ns, self.max_pixels, self.min_side)
+
+
+@lru_cache(maxsize=64)
+def _read_cached(path: str, mtime: int, max_pixels: int, min_side: int) -> Image:
+    return read_image(path, max_pixels=max_pixels, min_side=min_side)
+
+
+# Colour photographs inside scikit-image's wheel: nothing is fetched. The stereo pair is kin.
+SKIMAGE = {
+    "astronaut": "", "chelsea": "", "coffee": "", "rocket": "", "retina": "", "hubble_deep_field": "", "immunohistochemistry": "",
+    "motorcycle_left": "motorcycle", "motorcycle_right": "motorcycle",
+}  # fmt: skip
+
+
+def skimage_photos() -> Images:
+    """The nine colour photographs that ship inside scikit-image."""
+    return Images("skimage", [Photo(name, SkimageReader(name), kin) for name, kin in SKIMAGE.items()])
+
+
+@dataclass(frozen=True)
+class SkimageReader:
+    name: str
+
+    def __call__(self) -> Image:
+        return _read_skimage(self.name)
+
+
+@lru_cache(maxsize=16)
+def _read_skimage(name: str) -> Image:
+    if name.startswith("motorcycle"):
+        # stereo_motorcycle() would also load the disparity map, which takes a second.
+        file = Path(inspect.getfile(skimage.data)).with_name(f"{name}.png")
+        return decode_image(file.read_bytes(), name=name)
+    return np.ascontiguousarray(getattr(skimage.data, name)()[..., :3])
+
+
+def generated(count: int, *, seed: int = 0, size: int = 256) -> Images:
+    """`count` generated pictures; the same seed and size give the same ones on every machine."""
+    if count < 1 or not 32 <= size <= 2048:
+        raise ImageError(f"generated:{count}", f"needs a count of at least 1 and a size of 32 to 2048, not {size}", "Correct it.")
+    return Images(
+        f"generated:{count}", [Photo(f"leaves-{seed}-{i}", LeavesReader(seed * 1_000_003 + i, size)) for i in range(count)]
+    )
+
+
+@dataclass(frozen=True)
+class LeavesReader:
+    seed: int
+    size: int
+
+    def __call__(self) -> Image:
+        return _leaves(self.seed, self.size)
+
+
+@lru_cache(maxsize=1024)
+def _leaves(seed: int, size: int) -> Image:
+    return dead_leaves(seed, size)
+
+
+def open_images(spec: str | Path | Images, **options: Any) -> Images:
+    """`skimage`, `generated:COUNT`, several joined by commas, or the path of a folder or picture."""
+    if isinstance(spec, Images):
+        return spec
+    text = str(spec)
+    if text == "skimage":
+        return skimage_photos()
+    kind, _, count = text.partition(":")
+    if kind == "generated" and (not count or count.isdigit()):
+        return generated(int(count or 200))
+    if "," in text and not Path(text).exists():
+        sources = [open_images(part.strip(), **options) for part in text.split(",")]
+        photos = [replace(photo, name=f"{s.name}/{photo.name}") for s in sources for photo in s]
+        return Images(text, photos, [p for s in sources for p in s.problems])
+    return folder(text, **options)
