@@ -1,0 +1,154 @@
+"""Whole programs as tools: `torch.export` files (.pt2), read only after a look inside, and ONNX files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tir_env.tools.networks import torch_function
+from tir_env.tools.tool import Function, Tool, ToolError
+from tir_env.tools.weights import BadWeights, Weights
+
+
+def exported_function(tool: Tool, weights: Weights) -> Function:
+    path = weights.find(tool.name)
+    remedy = f"It should hold a torch.export program for {tool.name}, saved with torch.export.save. {weights.source}".strip()
+    inspect_program(path, remedy)
+    try:
+        # Guards are code in the file; they only repeat which sizes were foreseen.
+        module = torch.export.load(path).module(check_guards=False)
+    except Exception as error:  # made by another version, or damaged: it can raise anything
+        raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
+    return torch_function(module, None if _is_bound_to_cpu(tool) else module, tool)
+
+
+def _is_bound_to_cpu(tool: Tool) -> bool:
+    return not (tool.traits.gpu and torch.cuda.is_available())
+
+
+# --- a look inside ----------------------------------------------------------------------------------------------------------------
+# torch.export.load unpickles parts of some files, evaluates size expressions as Python, and looks operators up by name. A file is
+# read only if none of these can reach anything but tensor arithmetic.
+
+_ENTRIES = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/\w+|models/\w+\.json|extra/.*|data/sample_inputs/\w+\.pt|"
+    r"data/weights/(weight_\d+|\w+_config\.json)|data/constants/(tensor_\d+|\w+_config\.json)"
+)
+_ARITHMETIC = "add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem"
+_TARGETS = re.compile(
+    rf"torch\.ops\.(aten|prim|prims|higher_order)\.\w+(\.\w+)?|_operator\.({_ARITHMETIC})|"
+    r"math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+|torch\._sym_sqrt"
+)
+_SIZE_WORDS = re.compile(
+    r"[a-z]{1,2}\d+|\d+|Symbol|Integer|Rational|Float|Mul|Add|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|"
+    r"TruncToInt|CeilToInt|FloorToInt|ToFloat|Where|Eq|Ne|Equality|Unequality|Le|Lt|Ge|Gt|LessThan|GreaterThan|StrictLessThan|"
+    r"StrictGreaterThan|And|Or|Not|true|false|True|False|positive|nonnegative|integer|real|oo|int_oo"
+)
+_SIZE_MARKS = re.compile(r"[\w\s'(),+\-*/=<>]*")
+
+
+def inspect_program(path: Path, remedy: str = "") -> None:
+    """Raise `BadWeights` unless the .pt2 file holds plain tensors and a graph of tensor operators, nothing else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    except Exception as error:  # a damaged zip raises many kinds: BadZipFile, zlib.error, NotImplementedError ...
+        raise BadWeights(path, f"is no .pt2 archive ({type(error).__name__}: {error})", remedy) from error
+    for complaint in _complaints(entries):
+        raise BadWeights(path, complaint, remedy)
+
+
+def _complaints(entries: dict[str, bytes]) -> Iterator[str]:
+    if "archive_format" not in entries or not any(name.startswith("models/") for name in entries):
+        yield "holds no exported program in the present format"
+    for name, data in entries.items():
+        if not _ENTRIES.fullmatch(name):
+            yield f"holds {name!r}, which could run code when loaded"
+        elif name.startswith("data/sample_inputs/"):
+            try:
+                torch.load(io.BytesIO(data), weights_only=True)
+            except Exception as error:  # torch.export.load would fall back to unpickling it
+                yield f"its {name} needs code to load ({type(error).__name__})"
+        elif name.endswith(".json"):
+            try:
+                content = json.loads(data)
+            except (ValueError, RecursionError) as error:
+                yield f"its {name} is damaged ({error})"
+            else:
+                yield from _json_complaints(name, content)
+
+
+def _json_complaints(name: str, content: Any) -> Iterator[str]:
+    for key, value in _pairs(content):
+        if key == "use_pickle" and value is not False:
+            yield f"its {name} asks for a pickle, which could run code"
+        elif key == "target" and isinstance(value, str) and not _is_harmless_target(value):
+            yield f"its program calls {value!r}, which is no tensor operator"
+        elif key == "expr_str" and not (isinstance(value, str) and _is_harmless_size(value)):
+            yield f"its program holds the size {str(value)[:80]!r}, which is no plain arithmetic"
+
+
+def _is_harmless_target(target: str) -> bool:
+    return "." not in target or _TARGETS.fullmatch(target) is not None
+
+
+def _is_harmless_size(expression: str) -> bool:
+    words = re.findall(r"\w+", expression)
+    return _SIZE_MARKS.fullmatch(expression) is not None and all(_SIZE_WORDS.fullmatch(word) for word in words)
+
+
+def _pairs(content: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and value at any depth."""
+    stack = [content]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+            stack += node.values()
+        elif isinstance(node, list):
+            stack += node
+
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------------------
+
+
+def onnx_function(tool: Tool, weights: Weights) -> Function:
+    path = weights.find(tool.name)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ToolError(f"tool {tool.name!r}", "needs onnxruntime, which is not installed", "`pip install onnxruntime`.") from error
+    remedy = f"It should hold an ONNX network for {tool.name}, [N, 3, H, W] in and out. {weights.source}".strip()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as the rest of the process; 0: all cores
+    options.log_severity_level = 3
+    wanted = ["CUDAExecutionProvider"] if tool.traits.gpu else []
+    providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in onnxruntime.get_available_providers()]
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's own exceptions have no common base but Exception
+        raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or inputs[0].type != "tensor(float)":
+        found = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
+        raise BadWeights(path, f"takes ({found}), not one float [N, 3, H, W]", remedy)
+
+    def function(batch: NDArray[np.uint8]) -> NDArray[Any]:
+        images = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+        [result] = session.run([outputs[0].name], {inputs[0].name: images})
+        result = np.asarray(result)
+        if result.ndim != 4:
+            raise ValueError(f"{tool.name} returned no image batch but {list(result.shape)}")
+        return result.astype(np.float32).transpose(0, 2, 3, 1) * np.float32(255)
+
+    return function
