@@ -35,7 +35,8 @@ NUMBERS: dict[str, tuple[float, float, bool]] = {  # key: (lowest, highest, whol
     "deadline": (0.1, 86400, False),  # seconds an image
     "cost": (0, 86400, False),  # seconds for 256x256 on one core
 }
-SWITCHES = ["gpu", "half"]
+SWITCHES = ["gpu", "half", "deterministic"]
+DEFAULTS = ["tile", "overlap", "memory", "batch", "deadline", "cost", *SWITCHES]  # may stand once, for all entries with weights
 NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,63}")
 CALL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 MAX_TOOLS = 1000
@@ -43,16 +44,20 @@ MAX_TOOLS = 1000
 
 def read_toolbox(path: Path) -> tuple[str, str, list[Tool]]:
     """Name, description and tools of a toolbox file."""
-    data = check_keys(str(path), read_mapping(path), ["name", "tools"], ["description"])
+    data = check_keys(str(path), read_mapping(path), ["name", "tools"], ["description", "defaults"])
     name = text_value(f"{path}: name", data["name"])
     description = text_value(f"{path}: description", data["description"]) if "description" in data else ""
     entries = list_value(f"{path}: tools", data["tools"])
     if len(entries) > MAX_TOOLS:
         raise YamlError(f"{path}: tools", f"has {len(entries)} entries, over the limit of {MAX_TOOLS}", "Split it.")
-    return name, description, [_tool(f"{path}: tools[{i}]", entry, path.parent.absolute()) for i, entry in enumerate(entries)]
+    defaults = check_keys(f"{path}: defaults", data.get("defaults", {}), [], DEFAULTS)
+    folder = path.parent.absolute()
+    return name, description, [_tool(f"{path}: tools[{i}]", entry, defaults, folder) for i, entry in enumerate(entries)]
 
 
-def _tool(place: str, entry: Any, folder: Path) -> Tool:
+def _tool(place: str, entry: Any, defaults: dict[str, Any], folder: Path) -> Tool:
+    if isinstance(entry, dict) and "weights" in entry:
+        entry = {**defaults, **entry}
     kind = entry.get("kind", "callable") if isinstance(entry, dict) else "callable"
     if not isinstance(kind, str) or kind not in KINDS:
         raise YamlError(f"{place}.kind", f"{kind!r} is not a kind of tool", suggest(str(kind), KINDS))

@@ -7,6 +7,7 @@ far enough, and fades in over the middle half. So tiles equal the whole wherever
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,12 @@ def apply(
 
 
 def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Where tiles start and end along one side: as few as will do, of nearly equal length, each sharing `overlap` with the next."""
+    """Where tiles start and end along one side: as few as will do, nearly equal, neighbours sharing `overlap`."""
     if length <= tile:
         return [(0, length)]
     count = -(-(length - overlap) // (tile - overlap))
     edges = np.linspace(0, length - overlap, count + 1).round().astype(int)
-    return [(int(start), int(end) + overlap) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(start), int(end) + overlap) for start, end in pairwise(edges)]
 
 
 def ramp(start: int, end: int, length: int, overlap: int, scale: int) -> NDArray[np.float32]:
@@ -56,7 +57,7 @@ def ramp(start: int, end: int, length: int, overlap: int, scale: int) -> NDArray
 
 
 def _fade(distance: NDArray[np.float64], overlap: int) -> NDArray[np.float64]:
-    return np.clip(distance / max(overlap, 1) * 2 - 0.5, 0, 1)
+    return np.clip(distance / overlap * 2 - 0.5, 0, 1) if overlap else np.ones_like(distance)
 
 
 def _padded(function: Callable[[Array], Array], batch: Array, scale: int, multiple: int) -> Array:

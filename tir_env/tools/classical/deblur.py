@@ -22,7 +22,7 @@ def defocus_wiener(image: Image, strength: float = 1.0) -> Image:
     return _defocus(image, lambda found: wiener(image, found, "mirror", strength))
 
 
-def defocus_richardson_lucy(image: Image, iterations: int = 20) -> Image:
+def defocus_richardson_lucy(image: Image, iterations: int = 25) -> Image:
     return _defocus(image, lambda found: lucy(image, found, "mirror", iterations))
 
 
@@ -34,7 +34,7 @@ def motion_wiener(image: Image, strength: float = 10.0) -> Image:
     return _motion(image, lambda found: wiener(image, found, "edge", strength))
 
 
-def motion_richardson_lucy(image: Image, iterations: int = 20) -> Image:
+def motion_richardson_lucy(image: Image, iterations: int = 25) -> Image:
     return _motion(image, lambda found: lucy(image, found, "edge", iterations))
 
 

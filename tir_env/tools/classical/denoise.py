@@ -15,7 +15,8 @@ QUIET = 0.5  # grey levels; below this there is nothing to remove
 
 def noise_level(image: Image) -> float:
     """Standard deviation of the noise in grey levels: the median of the finest wavelet coefficients, mean over the channels."""
-    return float(np.mean(estimate_sigma(image.astype(np.float32), channel_axis=2)))
+    sigma = float(np.mean(estimate_sigma(image.astype(np.float32), channel_axis=2)))
+    return sigma if np.isfinite(sigma) else 0.0  # an image without any coefficient but zero has no median
 
 
 def nlm(image: Image, strength: float = 0.7, colour: float = 0.9) -> Image:

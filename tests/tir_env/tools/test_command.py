@@ -1,0 +1,42 @@
+"""`python -m tir_env.tools`: what it prints and the status it ends with."""
+
+import pytest
+
+from tir_env.tools.__main__ import CheckTools, ListTools, main
+
+CLAHE = {"task": "brighten", "model": "clahe", "call": "tir_env.tools.classical.brighten:clahe"}
+BROKEN = {"task": "brighten", "model": "broken", "call": "no_such_module:f"}
+NETWORK = {"task": "denoise", "model": "net", "kind": "spandrel", "weights": "net.pth", "source": "github.com/you/net", "license": "MIT"}
+
+
+def test_list_says_what_is_missing_and_where_to_get_it(toolbox_file, weights_folder, capsys):
+    path = str(toolbox_file(CLAHE, NETWORK))
+    assert main(ListTools(path)) == 0
+    text = capsys.readouterr().out
+    assert "2 tools: 1 ready, 1 without their weight file" in text
+    assert "missing: net.pth" in text
+    assert "github.com/you/net" in text
+    (weights_folder / "net.pth").write_bytes(b"")
+    main(ListTools(path))
+    assert "2 ready" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["pocket", "full", "rl-restore"])
+def test_list_prints_every_tool_that_ships(name, capsys):
+    assert main(ListTools(name)) == 0
+    text = capsys.readouterr().out
+    assert "tools: " in text
+    assert {"pocket": "denoise/nlm", "full": "super_resolve/diffbir", "rl-restore": "deblur/tool01"}[name] in text
+
+
+def test_check_runs_what_is_there(toolbox_file, capsys):
+    assert main(CheckTools(str(toolbox_file(CLAHE, NETWORK)), size=32)) == 0
+    text = capsys.readouterr().out
+    assert "1 ok, 1 missing, 0 failed" in text
+    assert main(CheckTools(str(toolbox_file(CLAHE, BROKEN)), size=32)) == 1
+    assert "no_such_module" in capsys.readouterr().out
+
+
+def test_an_unknown_toolbox_is_one_line_on_stderr(capsys):
+    assert main(ListTools("poket")) == 2
+    assert "Did you mean 'pocket'" in capsys.readouterr().err

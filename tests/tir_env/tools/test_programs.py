@@ -1,0 +1,189 @@
+"""Exported programs and ONNX files, written here and loaded through the real path; and archives that hide code."""
+
+import io
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tir_env.tools.conftest import noise_image
+from tests.tir_env.tools.test_networks import Bomb, to_image, to_tensor
+from tir_env.tools import BadWeights, ToolError
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, image):
+        return torch.nn.functional.interpolate(self.conv(image) * 0.1 + image, scale_factor=2.0, mode="bilinear")[..., :, :]
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def program(network, tmp_path_factory):
+    """A program for images of any size."""
+    sides = {2: torch.export.Dim("height", min=8, max=4096), 3: torch.export.Dim("width", min=8, max=4096)}
+    path = tmp_path_factory.mktemp("programs") / "net.pt2"
+    torch.export.save(torch.export.export(network, (torch.rand(1, 3, 32, 40),), dynamic_shapes=(sides,)), path)
+    return path
+
+
+@pytest.fixture
+def program_of(tool_of, weights_folder):
+    def make(path, **more):
+        (weights_folder / "net.pt2").write_bytes(path.read_bytes())
+        return tool_of(kind="export", weights="net.pt2", scale=2, **more)
+
+    return make
+
+
+@pytest.mark.parametrize("size", [(8, 8), (17, 33), (64, 40)])
+def test_an_exported_program_computes_what_the_network_does(program_of, program, network, size):
+    image = noise_image(*size)
+    with torch.inference_mode():
+        expected = to_image(network(to_tensor(image)))
+    np.testing.assert_allclose(program_of(program)(image), expected, atol=1)
+
+
+def test_a_program_of_one_size_takes_any_through_tiles(program_of, network, tmp_path):
+    path = tmp_path / "fixed.pt2"
+    torch.export.save(torch.export.export(network, (torch.rand(1, 3, 32, 32),)), path)
+    tool = program_of(path, tile=32, multiple=32, overlap=8)
+    for size in [(8, 8), (32, 32), (33, 80)]:
+        image = noise_image(*size)
+        tool.check(image, tool(image))
+        with torch.inference_mode():
+            expected = to_image(network(to_tensor(image)))
+        inner = np.s_[4:-16, 4:-16] if min(size) < 32 else np.s_[2:-2, 2:-2]
+        np.testing.assert_allclose(tool(image)[inner], expected[inner], atol=1)
+
+
+def rewritten(program: Path, target: Path, change) -> Path:
+    """The archive with its entries changed by `change(entries)`, names without the leading folder."""
+    with zipfile.ZipFile(program) as archive:
+        entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(f"net/{name}", data)
+    return target
+
+
+def edited(name, edit):
+    def change(entries):
+        entries[name] = edit(entries[name].decode()).encode()
+
+    return change
+
+
+def pickled(crater):
+    buffer = io.BytesIO()
+    torch.save(Bomb(crater), buffer)
+    return buffer.getvalue()
+
+
+def test_archives_that_hide_code_are_refused(program, program_of, tmp_path):
+    crater = tmp_path / "crater"
+    touch = f"__import__('pathlib').Path({str(crater)!r}).touch()"
+    weights = "data/weights/model_weights_config.json"
+    cases = {
+        "a pickled example input": (lambda e: e.update({"data/sample_inputs/model.pt": pickled(crater)}), "needs code to load"),
+        "a pickled weight": (edited(weights, lambda t: t.replace('"use_pickle": false', '"use_pickle": true', 1)), "pickle"),
+        "a pickled constant": (lambda e: e.update({"data/constants/opaque_obj_0": pickled(crater)}), "opaque_obj_0"),
+        "a compiled library": (lambda e: e.update({"data/aotinductor/model/x.so": b""}), "could run code"),
+        "a call of something else": (
+            edited("models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.hub.load", 1)),
+            "'torch.hub.load', which is no tensor operator",
+        ),
+        "a method caller": (
+            edited("models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "_operator.methodcaller", 1)),
+            "no tensor operator",
+        ),
+        "a size that is code": (
+            edited("models/model.json", lambda t: t.replace(json.loads(t_expr(t)), touch.replace('"', "'"), 1)),
+            "no plain arithmetic",
+        ),
+        "no program": (lambda e: [e.pop(name) for name in list(e) if name.startswith("models/")], "no exported program"),
+        "damaged JSON": (edited("models/model.json", lambda t: t[: len(t) // 2]), "damaged"),
+    }
+    for name, (change, message) in cases.items():
+        path = rewritten(program, tmp_path / "bad.pt2", change)
+        with pytest.raises(BadWeights, match=message):
+            program_of(path).load()
+        assert not crater.exists(), name
+
+
+def t_expr(text):
+    """The first size expression in the program, as JSON."""
+    start = text.index('"expr_str": ') + len('"expr_str": ')
+    return text[start : text.index('"', start + 1) + 1]
+
+
+def test_rewriting_an_archive_alone_does_no_harm(program, program_of, tmp_path, network):
+    tool = program_of(rewritten(program, tmp_path / "same.pt2", lambda entries: None))
+    assert tool(noise_image(16, 16)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"PK\x05\x06" + b"\x00" * 18])
+def test_files_that_are_no_program(program_of, tmp_path, data):
+    (tmp_path / "x.pt2").write_bytes(data)
+    with pytest.raises(BadWeights, match=r"It should hold a torch\.export program for denoise/m"):
+        program_of(tmp_path / "x.pt2").load()
+
+
+# --- ONNX -----------------------------------------------------------------------------------------------------------------------
+
+
+def onnx_file(path: Path, channels: int = 3) -> np.ndarray:
+    """A 3x3 convolution over images of any size; returns its kernel."""
+    onnx = pytest.importorskip("onnx", reason="an extra: pip install onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    kernel = np.random.default_rng(0).uniform(-0.3, 0.3, (channels, channels, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "kernel"], ["result"], pads=[1, 1, 1, 1])],
+        "net",
+        [helper.make_tensor_value_info("image", kind, ["n", channels, "h", "w"])],
+        [helper.make_tensor_value_info("result", kind, ["n", channels, "h", "w"])],
+        [onnx.numpy_helper.from_array(kernel, "kernel")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return kernel
+
+
+def test_an_onnx_file_computes_what_the_network_does(tool_of, weights_folder):
+    pytest.importorskip("onnxruntime", reason="an extra: pip install onnxruntime")
+    kernel = onnx_file(weights_folder / "net.onnx")
+    tool = tool_of(kind="onnx", weights="net.onnx")
+    for size in [(8, 8), (33, 20)]:
+        image = noise_image(*size)
+        expected = torch.nn.functional.conv2d(to_tensor(image), torch.from_numpy(kernel), padding=1)
+        np.testing.assert_allclose(tool(image), to_image(expected), atol=1)
+
+
+def test_onnx_files_that_do_not_fit(tool_of, weights_folder):
+    pytest.importorskip("onnxruntime", reason="an extra: pip install onnxruntime")
+    onnx_file(weights_folder / "grey.onnx", channels=1)
+    with pytest.raises(BadWeights, match=r"not one float \[N, 3, H, W\]"):
+        tool_of(kind="onnx", weights="grey.onnx").load()
+    (weights_folder / "bad.onnx").write_bytes(b"hello")
+    with pytest.raises(BadWeights, match="cannot be loaded"):
+        tool_of(kind="onnx", weights="bad.onnx").load()
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(tool_of, weights_folder, monkeypatch):
+    (weights_folder / "net.onnx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ToolError, match="pip install onnxruntime"):
+        tool_of(kind="onnx", weights="net.onnx").load()
