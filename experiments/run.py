@@ -7,11 +7,13 @@ what each gains, and in the output folder pictures of the best, the median and t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -64,7 +66,7 @@ def run(settings: Run) -> None:
     console.print(f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}")
     starts = [world.draw(settings.seed, episode) for episode in range(settings.episodes)]
     rivals: list[Agent] = [FixedAgent([], world.stop, "no tool")]
-    rivals += [FixedAgent([i], world.stop, f"only {tool.name}") for i, tool in enumerate(world.toolbox)]
+    rivals += [FixedAgent([i], world.stop, tool.name) for i, tool in enumerate(world.toolbox)]
     began = time.perf_counter()
     chosen = play(world, observer, RandomAgent(settings.seed), starts)
     seconds = time.perf_counter() - began
@@ -74,7 +76,10 @@ def run(settings: Run) -> None:
     rows = {name: summary(trajectories, settings.metrics) for name, trajectories in results.items()}
     console.print(table(rows, settings.metrics))
     calls = sum(len(t.tool_names) for t in chosen)
-    console.print(f"random policy: {calls} tool calls in {seconds:.1f} s, {calls / seconds:.1f} calls/s")
+    failures = [f for trajectories in results.values() for t in trajectories for f in t.failures]
+    console.print(f"random policy: {calls} tool calls in {seconds:.1f} s, {calls / seconds:.1f} calls/s; {len(failures)} failures")
+    for message, count in Counter(f.message for f in failures).most_common(3):
+        console.print(f"  {count} x {message}")
     write_json(settings.out / "table.json", {"settings": {k: str(v) for k, v in vars(settings).items()}, "rows": rows})
     draw(chosen, settings)
     console.print(f"wrote {settings.out}/table.json, figures/ (look at them) and trajectories/")
@@ -94,19 +99,22 @@ def summary(trajectories: list[Trajectory], metrics: tuple[str, ...]) -> dict[st
 
 
 def table(rows: dict[str, dict[str, float]], metrics: tuple[str, ...]) -> Table:
-    made = Table(title="mean over episodes; ± is the standard deviation between them")
-    made.add_column("policy")
+    title = "Means over episodes; ± standard deviation between them; better: share with a gain in the first"
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("policy", no_wrap=True)
     for metric in metrics:
-        for column in (metric, "gain", "better"):
-            made.add_column(column, justify="right")
-    for column in ("reward", "calls", "failures"):
-        made.add_column(column, justify="right")
+        for column in (metric, "gain"):
+            made.add_column(column, justify="right", no_wrap=True)
+    for column in ("better", "calls"):
+        made.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         cells = []
         for m in metrics:
-            cells += [f"{row[m]:.3f}", f"{row[f'{m} gain']:+.3f} ± {row[f'{m} gain std']:.3f}", f"{row[f'{m} better']:.0%}"]
-        style = "bold" if name == "random" else ""
-        made.add_row(name, *cells, f"{row['reward']:+.3f}", f"{row['calls']:.1f}", f"{row['failures']:.0f}", style=style)
+            digits = 2 if abs(row[m]) >= 10 else 3
+            gain = f"{row[f'{m} gain']:+.{digits}f} ±{row[f'{m} gain std']:.{digits}f}"
+            cells += [f"{row[m]:.{digits}f}", gain]
+        better = f"{row[f'{metrics[0]} better']:.0%}"
+        made.add_row(name, *cells, better, f"{row['calls']:.1f}", style="bold" if name == "random" else "")
     return made
 
 
