@@ -77,7 +77,9 @@ def run(settings: Run) -> None:
     console.print(table(rows, settings.metrics))
     calls = sum(len(t.tool_names) for t in chosen)
     failures = [f for trajectories in results.values() for t in trajectories for f in t.failures]
-    console.print(f"random policy: {calls} tool calls in {seconds:.1f} s, {calls / seconds:.1f} calls/s; {len(failures)} failures")
+    console.print(
+        f"random policy: {calls} tool calls in {seconds:.1f} s, {calls / seconds:.1f} calls/s; {len(failures)} failures"
+    )
     for message, count in Counter(f.message for f in failures).most_common(3):
         console.print(f"  {count} x {message}")
     write_json(settings.out / "table.json", {"settings": {k: str(v) for k, v in vars(settings).items()}, "rows": rows})

@@ -1,22 +1,22 @@
 """Contact sheets, to be looked at: `show.py cases`, `show.py extremes`, `show.py tools`.
 
-    python experiments/show.py cases --suite mio100-a --image photo.jpg     every case of a suite
-    python experiments/show.py extremes                                     each degradation at its mildest and strongest
-    python experiments/show.py tools --toolbox pocket --image photo.jpg     each tool on what it is for
+python experiments/show.py cases --suite mio100-a --image photo.jpg     every case of a suite
+python experiments/show.py extremes                                     each degradation at its mildest and strongest
+python experiments/show.py tools --toolbox pocket --image photo.jpg     each tool on what it is for
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 from skimage.metrics import peak_signal_noise_ratio
 
 from experiments.console import main
-from tir_env.degradations import Case, Step, degrade, open_depth, open_suite
+from tir_env.degradations import Case, Setting, Step, degrade, open_depth, open_suite
 from tir_env.drawing import draw_tiles, save_figure
 from tir_env.images import Image, read_image
 from tir_env.images.operations import resize_like
@@ -37,20 +37,17 @@ MADE_FOR = {
     "all_in_one": "rain+haze",
 }
 
-EXTREMES: dict[str, tuple[Step, ...]] = {
-    name: tuple(Step(name, settings) for settings in pair)
-    for name, pair in {
-        "noise": ({"kind": "gaussian", "sigma": 20.0}, {"kind": "gaussian", "sigma": 50.0}, {"kind": "poisson", "scale": 1.0},
-                  {"kind": "poisson", "scale": 3.0}),
-        "jpeg": ({"quality": 29}, {"quality": 10}),
-        "dark": ({"kind": "shift", "shift": 30}, {"kind": "shift", "shift": 49}, {"kind": "gamma", "gamma": 0.7},
-                 {"kind": "gamma", "gamma": 0.5}, {"kind": "stretch", "peak": 149}, {"kind": "stretch", "peak": 100}),
-        "haze": ({"beta": 0.6, "airlight": 0.7}, {"beta": 1.8, "airlight": 1.0}),
-        "motion blur": ({"radius": 10, "sigma": 3.0, "angle": 30.0}, {"radius": 15, "sigma": 8.0, "angle": 30.0}),
-        "defocus blur": ({"radius": 3, "alias": 0.1}, {"radius": 6, "alias": 0.5}),
-        "rain": ({"value": 50, "length": 20, "angle": -30}, {"value": 99, "length": 39, "angle": 29}),
-        "low resolution": ({},),
-    }.items()
+EXTREMES: dict[str, tuple[dict[str, Setting], ...]] = {
+    "noise": ({"kind": "gaussian", "sigma": 20.0}, {"kind": "gaussian", "sigma": 50.0}, {"kind": "poisson", "scale": 1.0},
+              {"kind": "poisson", "scale": 3.0}),
+    "jpeg": ({"quality": 29}, {"quality": 10}),
+    "dark": ({"kind": "shift", "shift": 30}, {"kind": "shift", "shift": 49}, {"kind": "gamma", "gamma": 0.7},
+             {"kind": "gamma", "gamma": 0.5}, {"kind": "stretch", "peak": 149}, {"kind": "stretch", "peak": 100}),
+    "haze": ({"beta": 0.6, "airlight": 0.7}, {"beta": 1.8, "airlight": 1.0}),
+    "motion blur": ({"radius": 10, "sigma": 3.0, "angle": 30.0}, {"radius": 15, "sigma": 8.0, "angle": 30.0}),
+    "defocus blur": ({"radius": 3, "alias": 0.1}, {"radius": 6, "alias": 0.5}),
+    "rain": ({"value": 50, "length": 20, "angle": -30}, {"value": 99, "length": 39, "angle": 29}),
+    "low resolution": ({},),
 }  # fmt: skip
 
 
@@ -111,9 +108,9 @@ def cases(settings: Cases) -> None:
 def extremes(settings: Extremes) -> None:
     clean, name = photograph(settings.image)
     tiles = [(clean, "clean", name, False)]
-    for degradation, steps in EXTREMES.items():
-        for step in steps:
-            spoilt = degrade(clean, Case(degradation, (step,)), settings.seed, name=name)
+    for degradation, extremes_of in EXTREMES.items():
+        for pinned in extremes_of:
+            spoilt = degrade(clean, Case(degradation, (Step(degradation, pinned),)), settings.seed, name=name)
             tiles.append((spoilt.image, degradation, describe(spoilt.record), False))
     finish(tiles, settings.out, columns=6)
 
@@ -146,13 +143,12 @@ def psnr(image: Image, clean: Image) -> float:
     return float(peak_signal_noise_ratio(clean, fitted)) if not np.array_equal(clean, fitted) else float("inf")
 
 
-def describe(record: list[dict[str, object]]) -> str:
+def describe(record: list[dict[str, Any]]) -> str:
     """One line a degradation, seeds left out."""
     lines = []
     for entry in record:
-        params = cast(dict[str, object], entry["params"])
-        shown = (f"{v:.3g}" if isinstance(v, float) else f"{k} {v}" if isinstance(v, int) else f"{v}" for k, v in params.items() if "seed" not in k)
-        lines.append(", ".join(shown))
+        params = {k: v for k, v in entry["params"].items() if "seed" not in k}
+        lines.append(", ".join(v if isinstance(v, str) else f"{k} {v:.3g}" for k, v in params.items()))
     return "\n".join(line for line in lines if line)
 
 

@@ -102,7 +102,9 @@ def _imported(spec: str, module: str, name: str) -> RewardDesign:
     try:
         made = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError) as error:
-        raise RewardError(f"reward {spec!r}", f"cannot be imported: {error}", f"Is it on PYTHONPATH? Forms: {FORMS}.") from error
+        raise RewardError(
+            f"reward {spec!r}", f"cannot be imported: {error}", f"Is it on PYTHONPATH? Forms: {FORMS}."
+        ) from error
     if not isinstance(made, RewardDesign):
         raise RewardError(f"reward {spec!r}", "is not a RewardDesign", "Derive your class from rewards.RewardDesign.")
     return made

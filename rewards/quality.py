@@ -90,5 +90,7 @@ def _config(metric: str) -> dict[str, Any]:
         import difflib
 
         near = ", ".join(difflib.get_close_matches(metric, DEFAULT_CONFIGS, n=3)) or "psnr, ssim, lpips, maniqa, piqe"
-        raise MetricError(f"metric {metric!r}", "is not one of pyiqa's", f"Did you mean: {near}? pyiqa.list_models() names all.")
+        raise MetricError(
+            f"metric {metric!r}", "is not one of pyiqa's", f"Did you mean: {near}? pyiqa.list_models() names all."
+        )
     return DEFAULT_CONFIGS[metric]

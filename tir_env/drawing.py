@@ -56,7 +56,9 @@ def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | Non
         axis.imshow(image, interpolation="nearest")
         axis.set_title(title, fontsize=9, color=RED if marked else "black")
         size = f"{image.shape[1]}×{image.shape[0]}"
-        axis.text(0.5, -0.03, f"{below}\n{size}" if below else size, fontsize=7, ha="center", va="top", transform=axis.transAxes)
+        axis.text(
+            0.5, -0.03, f"{below}\n{size}" if below else size, fontsize=7, ha="center", va="top", transform=axis.transAxes
+        )
         if marked:
             axis.set_axis_on()
             axis.set_xticks([])
@@ -75,7 +77,9 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
 
 def _scores(quality: Quality, metrics: Sequence[str] | None) -> str:
     chosen = quality if metrics is None else {m: quality[m] for m in metrics if m in quality}
-    return "  ".join(f"{metric} {score.raw:.2f}" if abs(score.raw) >= 10 else f"{metric} {score.raw:.3f}" for metric, score in chosen.items())
+    return "  ".join(
+        f"{metric} {score.raw:.2f}" if abs(score.raw) >= 10 else f"{metric} {score.raw:.3f}" for metric, score in chosen.items()
+    )
 
 
 def _wrap(text: str, width: int, lines: int) -> str:

@@ -73,7 +73,9 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         self._seeded = False
         self.trajectory: Trajectory | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
             self._stream, self._episode, self._seeded = int(self.np_random.integers(2**62)), -1, True
@@ -112,4 +114,6 @@ def pin_from(options: dict[str, Any] | None, also: tuple[str, ...] = ()) -> Pin:
         if key not in (*OPTIONS, *also):
             raise Problem(f"reset option {key!r}", "is not known", suggest(str(key), (*OPTIONS, *also)))
     corner = options.get("corner")
-    return Pin(options.get("image"), options.get("case"), options.get("degradation_seed"), corner and (int(corner[0]), int(corner[1])))
+    return Pin(
+        options.get("image"), options.get("case"), options.get("degradation_seed"), corner and (int(corner[0]), int(corner[1]))
+    )

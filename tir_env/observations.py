@@ -27,7 +27,7 @@ class Observer:
             seen = {"features": spaces.Box(-np.inf, np.inf, (int(getattr(encoder, "dim")),), np.float32)}  # noqa: B009
         else:
             seen = {"image": spaces.Box(0, 255, (canvas, canvas, 3), np.uint8)}
-        self.space = spaces.Dict(
+        self.space: spaces.Dict = spaces.Dict(
             {
                 **seen,
                 "size": spaces.Box(1, MAX_SIDE, (2,), np.float32),
@@ -36,7 +36,7 @@ class Observer:
                 "mask": spaces.MultiBinary(tools + 1),
             }
         )
-        self.action_space = spaces.Discrete(tools + 1)
+        self.action_space: spaces.Discrete = spaces.Discrete(tools + 1)
 
     def observe(self, trajectory: Trajectory) -> dict[str, np.ndarray]:
         return {key: value[0] for key, value in self.observe_batch([trajectory]).items()}

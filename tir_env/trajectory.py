@@ -263,7 +263,9 @@ class Trajectory:
 
 def _same(image: Image, expected: str, what: str) -> None:
     if digest(image) != expected:
-        raise TrajectoryError(what, "came out with other bytes than recorded", "Another version of the tool, or another photograph?")
+        raise TrajectoryError(
+            what, "came out with other bytes than recorded", "Another version of the tool, or another photograph?"
+        )
 
 
 def _quality(data: dict[str, Any]) -> Quality:

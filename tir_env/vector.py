@@ -30,6 +30,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
     **Infos** are Gymnasium's: {"key": array, "_key": which environments have it}.
     """
 
+    _owns_world = False  # also before __init__ is through: Gymnasium closes what it deletes
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
@@ -68,7 +69,9 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             raise Problem("reset_mask", "is for environments without autoreset", "This one resets finished episodes by itself.")
         group = int(options.get("group", 1))
         if group < 1 or self.num_envs % group:
-            raise Problem(f"group {group}", f"does not divide the {self.num_envs} environments", "Choose a divisor of num_envs.")
+            raise Problem(
+                f"group {group}", f"does not divide the {self.num_envs} environments", "Choose a divisor of num_envs."
+            )
         self._seed_streams(seed, group)
         self._episodes += 1
         starts = [self.world.draw(int(s), int(e), pin) for s, e in zip(self._streams, self._episodes, strict=True)]
@@ -84,7 +87,9 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             seed = int(np.random.SeedSequence([self._streams[0], self._episodes[0] + 1]).generate_state(1)[0])
         seeds = [seed + i // group for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != self.num_envs:
-            raise Problem("seed", f"holds {len(seeds)} seeds for {self.num_envs} environments", "Give one each, or a single number.")
+            raise Problem(
+                "seed", f"holds {len(seeds)} seeds for {self.num_envs} environments", "Give one each, or a single number."
+            )
         for i, each in enumerate(seeds):
             if each is not None:
                 self._streams[i], self._episodes[i] = stream_of(int(each)), -1
@@ -95,7 +100,9 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             raise Problem("step", "the episodes were never begun", "Call reset() first.")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions <= self.world.stop)).all():
-            raise Problem("actions", f"must be {self.num_envs} numbers from 0 to {self.world.stop}, not {actions}", "Correct them.")
+            raise Problem(
+                "actions", f"must be {self.num_envs} numbers from 0 to {self.world.stop}, not {actions}", "Correct them."
+            )
         going = [i for i, t in enumerate(self.trajectories) if not t.ended]
         over = [i for i, t in enumerate(self.trajectories) if t.ended]
         rewards = np.zeros(self.num_envs)
@@ -108,8 +115,8 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
                 self.trajectories[i] = trajectory
         terminated = np.array([t.ended for t in self.trajectories])
         if self.on_episode:
-            for i in np.flatnonzero(terminated):
-                self.on_episode(self.trajectories[i])
+            for trajectory in (t for t in self.trajectories if t.ended):
+                self.on_episode(trajectory)
         observations = self.observer.observe_batch(self.trajectories)
         return observations, rewards, terminated, np.zeros(self.num_envs, bool), self._infos(range(self.num_envs))
 

@@ -131,7 +131,9 @@ class World:
     def _clean(self, start: Start) -> Image:
         photo = self.images.find(start.image)
         if photo.digest != start.digest:
-            raise WorldError(f"image {start.image!r}", "has other pixels than the start recorded", "Use the photographs of then.")
+            raise WorldError(
+                f"image {start.image!r}", "has other pixels than the start recorded", "Use the photographs of then."
+            )
         return crop_at(photo.image, start.crop, start.corner) if start.crop else photo.image
 
     def _trajectory(self, start: Start, record: list[dict[str, Any]], image: Image, clean: Image | None) -> Trajectory:
@@ -173,25 +175,34 @@ class World:
         return [trajectory.steps[-1].reward for trajectory in trajectories]
 
     def _step(self, trajectory: Trajectory, action: int, outcome: Outcome | None) -> Step:
+        """What became of an action, not yet judged. By default nothing: the image stays."""
         before = trajectory.image
-        here = {"image": before, "digest": trajectory.current_digest, "size": before.shape[:2]}
-        if action == self.stop:
-            return Step(action, STOP, **here)
-        tool = self.toolbox[action].name
+        height, width = before.shape[:2]
+        tool = STOP if action == self.stop else self.toolbox[action].name
+        step = Step(action, tool, before, trajectory.current_digest, (height, width))
         if outcome is None:
-            message = f"{tool} would enlarge an image that was enlarged before. Choose among the actions that the mask allows."
-            return Step(action, tool, **here, failure=Failure(tool, "refused", message, 0))
-        done = {"seconds": outcome.seconds, "remembered": outcome.remembered}
+            if action != self.stop:
+                message = (
+                    f"{tool} would enlarge an image that was enlarged before. Choose among the actions that the mask allows."
+                )
+                step.failure = Failure(tool, "refused", message, 0)
+            return step
+        step.seconds, step.remembered = outcome.seconds, outcome.remembered
         if outcome.error is not None:
-            return Step(action, tool, **here, **done, failure=Failure.of(outcome.error))
+            step.failure = Failure.of(outcome.error)
+            return step
         image: Image = outcome.value
-        return Step(action, tool, image, digest(image), image.shape[:2], **done)
+        step.image, step.digest, step.size = image, digest(image), (image.shape[0], image.shape[1])
+        return step
 
     def _judge(self, trajectories: Sequence[Trajectory]) -> None:
         """Score what the reward asks for, and the rest at the end; write qualities and rewards into the last steps."""
         ended = [t for t in trajectories if t.ended]
         fresh = [t for t in trajectories if t.steps[-1].failure is None and t.steps[-1].tool != STOP and not t.ended]
-        for group, metrics in ((ended, list(self.metrics)), (fresh if self.reward.every_step else [], list(self.reward.metrics))):
+        for group, metrics in (
+            (ended, list(self.metrics)),
+            (fresh if self.reward.every_step else [], list(self.reward.metrics)),
+        ):
             for trajectory, (quality, failure) in zip(group, self._score(group, metrics), strict=True):
                 step = trajectory.steps[-1]
                 step.failure = step.failure or failure
@@ -249,4 +260,3 @@ def _pick(what: str, key: str | int, sequence: Sequence[Any], find: Any) -> Any:
     if not 0 <= key < len(sequence):
         raise WorldError(f"{what} {key}", f"is out of range: there are {len(sequence)}", "Use an index from 0, or a name.")
     return sequence[int(key)]
-

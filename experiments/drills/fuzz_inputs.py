@@ -87,7 +87,7 @@ def good_pictures() -> list[tuple[str, bytes]]:
 
     for mode in ("RGB", "L", "1", "P", "RGBA", "LA"):
         add("png", photo.convert(mode))
-    add("png", Pillow.fromarray((np.asarray(photo.convert("L"), np.uint16) * 257)))
+    add("png", Pillow.fromarray(np.asarray(photo.convert("L"), np.uint16) * 257))
     for mode in ("RGB", "L", "CMYK"):
         add("jpg", photo.convert(mode), quality=90)
     exif = Pillow.Exif()
@@ -169,7 +169,9 @@ def mutated_yaml(rng: random.Random, good: str) -> bytes:
             raw[rng.randrange(len(raw))] = rng.randrange(256)
         return bytes(raw[: rng.randrange(len(raw)) + 1])
     if kind == 2 and rng.random() < 0.1:  # the billion laughs, and endless nesting
-        laughs = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+        laughs = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+            f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+        )
         return rng.choice((laughs.encode(), b"name: " + b"[" * 5000, b"{" * 3000 + b"}" * 3000))
     data = yaml.safe_load(good)
     for _ in range(rng.randrange(1, 4)):  # as data: some node replaced, dropped, doubled, renamed
@@ -199,7 +201,9 @@ def mutate_node(rng: random.Random, node: Any) -> None:
 # --- the drill ------------------------------------------------------------------------------------------------------------------
 
 
-def feed(reader: Callable[[Path], None], inputs: Iterator[tuple[str, bytes]], settings: Fuzz) -> tuple[Counter[str], list[str], float]:
+def feed(
+    reader: Callable[[Path], None], inputs: Iterator[tuple[str, bytes]], settings: Fuzz
+) -> tuple[Counter[str], list[str], float]:
     """Counts of how inputs ended, what must not happen, and the longest time."""
     counts: Counter[str] = Counter()
     wrong: list[str] = []
