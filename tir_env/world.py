@@ -59,8 +59,8 @@ class World:
     ) -> None:
         if horizon < 1:
             raise WorldError("horizon", f"must be at least 1, not {horizon}", "Give the number of decisions in an episode.")
-        if crop != 0 and crop < 16:
-            raise WorldError("crop", f"must be at least 16, or 0 for whole photographs, not {crop}", "Correct it.")
+        if crop != 0 and crop < 32:  # a quarter of it (low resolution) must still be an image that tools take
+            raise WorldError("crop", f"must be at least 32, or 0 for whole photographs, not {crop}", "Correct it.")
         self.images = open_images(images).part(part)
         self.suite = AS_IS if suite == "as-is" else open_suite(suite)
         self.toolbox = toolbox if isinstance(toolbox, Toolbox) else Toolbox.load(toolbox)

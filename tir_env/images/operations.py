@@ -47,7 +47,7 @@ def from_unit(values: Array) -> Image:
 def digest(image: Image) -> str:
     """128-bit content hash of the pixels and the shape: equal images have equal digests."""
     hasher = xxhash.xxh3_128(repr(image.shape).encode())
-    hasher.update(np.ascontiguousarray(image))
+    hasher.update(np.ascontiguousarray(image).data)
     return hasher.hexdigest()
 
 
@@ -59,7 +59,7 @@ def fit(image: Image, canvas: int) -> Image:
     scale = canvas / max(height, width)
     if scale < 1:
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         if (height, width) == (canvas, canvas):
             return image
     out = np.zeros((canvas, canvas, 3), np.uint8)

@@ -109,6 +109,6 @@ def test_a_depth_model_runs_through_transformers(tmp_path: Path, photo: Image) -
 
 
 def test_a_depth_model_that_is_not_here_says_what_to_do(monkeypatch: pytest.MonkeyPatch, photo: Image) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as the variable does, but it is read at import
     with pytest.raises(DepthError, match="Fetch it with `hf download`"):
         DepthModel("nobody/no-such-model")(photo, "cat", 0)
