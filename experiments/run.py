@@ -50,6 +50,8 @@ class Run:
     """Starts; every policy gets the same ones."""
     policy: Literal["random"] = "random"
     """Who decides."""
+    pool: Literal["local", "ray"] = "local"
+    """Where the tools run: in this process, or in worker processes on Ray."""
     seed: int = 0
     """Decides photographs, crops, degradations and the random policy."""
     out: Path = Path("out/run")
@@ -60,7 +62,7 @@ def run(settings: Run) -> None:
     console = Console()
     world = World(
         settings.images, settings.part, settings.suite, settings.toolbox, settings.reward, settings.metrics, settings.horizon,
-        settings.crop,
+        settings.crop, pool=settings.pool,
     )  # fmt: skip
     observer = Observer(world)
     console.print(f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}")
@@ -84,6 +86,7 @@ def run(settings: Run) -> None:
         console.print(f"  {count} x {message}")
     write_json(settings.out / "table.json", {"settings": {k: str(v) for k, v in vars(settings).items()}, "rows": rows})
     draw(chosen, settings)
+    world.close()
     console.print(f"wrote {settings.out}/table.json, figures/ (look at them) and trajectories/")
 
 
