@@ -1,0 +1,9 @@
+"""The world: image restoration as a Gymnasium environment. Importing this registers `tir_env/Restoration-v0`."""
+
+import gymnasium
+
+gymnasium.register(
+    "tir_env/Restoration-v0",
+    entry_point="tir_env.env:RestorationEnv",
+    vector_entry_point="tir_env.vector:RestorationVectorEnv",
+)

@@ -24,7 +24,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The file's top-level mapping. Only plain data is built: no tags, no code; alias bombs and endless nesting are refused."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise YamlError(path, f"is larger than {MAX_BYTES >> 10} KiB", "A toolbox or suite is a page of text; is this the right file?")
+            raise YamlError(
+                path, f"is larger than {MAX_BYTES >> 10} KiB", "A toolbox or suite is a page of text; is this the right file?"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte in the path
         raise YamlError(path, f"cannot be read as text: {error}", "Check the path; the file must be UTF-8.") from error
@@ -40,7 +42,9 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
         # PyYAML lets these through for impossible dates and numbers, unhashable keys and very deep nesting.
         raise YamlError(name, f"is not valid YAML: {type(error).__name__}: {error}", "Mend it.") from error
     if not isinstance(data, dict):
-        raise YamlError(name, f"must be a mapping (key: value lines), not {_kind(data)}", "See the ones that ship for the form.")
+        raise YamlError(
+            name, f"must be a mapping (key: value lines), not {_kind(data)}", "See the ones that ship for the form."
+        )
     _measure(data, name)
     return data
 
@@ -52,7 +56,9 @@ def _measure(data: Any, name: str) -> None:
         node, depth = stack.pop()
         count += 1
         if count > MAX_NODES or depth > MAX_DEPTH:
-            raise YamlError(name, "is nested or aliased beyond any use", f"Keep it under {MAX_NODES} values and {MAX_DEPTH} levels.")
+            raise YamlError(
+                name, "is nested or aliased beyond any use", f"Keep it under {MAX_NODES} values and {MAX_DEPTH} levels."
+            )
         if isinstance(node, dict):
             stack += [(child, depth + 1) for child in node.values()]
         elif isinstance(node, list | tuple | set):

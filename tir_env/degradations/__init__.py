@@ -2,9 +2,9 @@
 
 from tir_env.degradations.depth import DepthError, DepthSource, open_depth
 from tir_env.degradations.single import DEGRADATIONS, EIGHT
-from tir_env.degradations.suites import SUITES, Case, Degraded, Step, Suite, SuiteError, degrade, open_suite, replay
+from tir_env.degradations.suites import SUITES, Case, Degraded, Setting, Step, Suite, SuiteError, degrade, open_suite, replay
 
 __all__ = [
-    "DEGRADATIONS", "EIGHT", "SUITES", "Case", "Degraded", "DepthError", "DepthSource", "Step", "Suite", "SuiteError",
+    "DEGRADATIONS", "EIGHT", "SUITES", "Case", "Degraded", "DepthError", "DepthSource", "Setting", "Step", "Suite", "SuiteError",
     "degrade", "open_depth", "open_suite", "replay",
 ]  # fmt: skip

@@ -99,7 +99,9 @@ class DepthModel:
                 self._loaded = processor, AutoModelForDepthEstimation.from_pretrained(self.model).to(self.device).eval()
             except (OSError, ValueError) as error:
                 reason = f"cannot be loaded: {str(error).splitlines()[0]}"
-                remedy = "Fetch it with `hf download`, or name a local folder, or use depth maps from files or the synthetic depth."
+                remedy = (
+                    "Fetch it with `hf download`, or name a local folder, or use depth maps from files or the synthetic depth."
+                )
                 raise DepthError(f"depth model {self.model!r}", reason, remedy) from error
         return self._loaded
 
@@ -108,7 +110,7 @@ class DepthModel:
 
         processor, network = self._load()
         with torch.inference_mode():
-            inverse = network(**processor(images=image, return_tensors="pt").to(self.device)).predicted_depth[0]
+            inverse = network(**processor(images=np.array(image), return_tensors="pt").to(self.device)).predicted_depth[0]
         near = inverse.float().cpu().numpy().astype(np.float64)  # these models predict disparity: large is near
         return _normalised(near.max() - near, image, self.model), f"model:{self.model}"
 

@@ -77,7 +77,9 @@ def jpeg(image: Image, params: Params) -> Image:
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(params["quality"])])
     if not ok:
         raise ValueError(f"the JPEG encoder refused an image of {image.shape[1]}x{image.shape[0]} pixels")
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "what was just encoded can be decoded"
+    return np.ascontiguousarray(decoded[..., ::-1], np.uint8)
 
 
 # --- dark ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +176,8 @@ def defocus_blur(image: Image, params: Params) -> Image:
 
 def _filter(values: NDArray[Any], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlation in float64, borders mirrored about the edge pixel."""
-    return cv2.filter2D(values.astype(np.float64), -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    out = cv2.filter2D(values.astype(np.float64), -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(out, np.float64)
 
 
 # --- rain ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ def rain_streaks(shape: tuple[int, int], params: Params) -> NDArray[np.float64]:
     length = params["length"]
     # The diagonal leans by 45°, which the rotation takes back; long streaks are scaled down so that they stay in the kernel.
     turn = cv2.getRotationMatrix2D((length / 2, length / 2), params["angle"] - 45, 1 - length / 100)
-    line = cv2.GaussianBlur(cv2.warpAffine(np.eye(length), turn, (length, length)), (3, 3), 0)
+    line = np.asarray(cv2.GaussianBlur(cv2.warpAffine(np.eye(length), turn, (length, length)), (3, 3), 0), np.float64)
     streaks = _filter(drops, line)
     low, high = streaks.min(), streaks.max()
     return np.floor((streaks - low) / max(high - low, 1e-12) * 255 + 1e-7)
@@ -221,7 +224,9 @@ def level_blur(image: Image, params: Params) -> Image:
     """Gaussian blur, σ = level/2 pixels (0 … 5)."""
     if params["level"] == 0:
         return image.copy()
-    return quantize(cv2.GaussianBlur(image.astype(np.float64), (0, 0), params["level"] * 0.5, borderType=cv2.BORDER_REFLECT_101))
+    return quantize(
+        cv2.GaussianBlur(image.astype(np.float64), (0, 0), params["level"] * 0.5, borderType=cv2.BORDER_REFLECT_101)
+    )
 
 
 def draw_level_noise(rng: Rng) -> Params:
@@ -243,11 +248,17 @@ DEGRADATIONS: dict[str, Degradation] = {
     for d in (
         Degradation("low resolution", lambda rng: {}, low_resolution, {}),
         Degradation(
-            "noise", draw_noise, noise, {"kind": ("gaussian", "poisson"), "sigma": (0, 255), "scale": (0, 50), "seed": (0, 2**32 - 1)}
+            "noise",
+            draw_noise,
+            noise,
+            {"kind": ("gaussian", "poisson"), "sigma": (0, 255), "scale": (0, 50), "seed": (0, 2**32 - 1)},
         ),
         Degradation("jpeg", draw_jpeg, jpeg, {"quality": (1, 100)}),
         Degradation(
-            "dark", draw_dark, dark, {"kind": ("shift", "gamma", "stretch"), "shift": (0, 255), "gamma": (0.05, 1), "peak": (1, 255)}
+            "dark",
+            draw_dark,
+            dark,
+            {"kind": ("shift", "gamma", "stretch"), "shift": (0, 255), "gamma": (0.05, 1), "peak": (1, 255)},
         ),
         Degradation(
             "haze", draw_haze, haze, {"airlight": (0, 1), "beta": (0, 20), "depth_seed": (0, 2**32 - 1)}, needs_depth=True

@@ -45,7 +45,7 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """"rain+haze" → a case of two steps."""
+        """ "rain+haze" → a case of two steps."""
         names = [canonical(part) for part in text.split("+")]
         return cls("+".join(names), tuple(Step(name) for name in names))
 
@@ -111,7 +111,9 @@ def replay(image: Image, record: list[dict[str, Any]], *, name: str = "", depth:
     for entry in record:
         image, params = _apply(image, entry["degradation"], dict(entry["params"]), name, depth or Synthetic())
         if params != entry["params"]:
-            raise SuiteError(f"record of {entry['degradation']}", "cannot be replayed: the depth differs", "Open the same depth source.")
+            raise SuiteError(
+                f"record of {entry['degradation']}", "cannot be replayed: the depth differs", "Open the same depth source."
+            )
     return image
 
 
@@ -133,7 +135,7 @@ def _settle(params: Params, settings: Mapping[str, Setting], rng: np.random.Gene
     for key, setting in settings.items():
         if isinstance(setting, tuple):
             low, high = setting
-            params[key] = int(rng.integers(low, high + 1)) if key in _WHOLE else float(rng.uniform(low, high))
+            params[key] = int(rng.integers(int(low), int(high) + 1)) if key in _WHOLE else float(rng.uniform(low, high))
         else:
             params[key] = setting
     return params

@@ -18,10 +18,11 @@ def dead_leaves(seed: int, size: int = 256) -> Image:
     rng = np.random.Generator(np.random.PCG64(seed))
     palette = _palette(rng)
     canvas = np.tile(palette[0], (size, size, 1)).astype(np.float64)
-    # Radii with density ~ r^-3, largest first would hide the small ones: draw them in random order, as leaves fall.
-    low, high = size / 64, size / 3
-    radii = (low**-2 - rng.random(60 + int(rng.integers(240))) * (low**-2 - high**-2)) ** -0.5
-    for radius in radii:
+    # Thirty large leaves cover the ground; then radii with density ~ r^-2, in random order as leaves fall.
+    low, high = size / 40, size / 2.5
+    ground = rng.uniform(size / 6, high, 30)
+    fallen = 1 / (1 / low - rng.random(40 + int(rng.integers(160))) * (1 / low - 1 / high))
+    for radius in np.concatenate([ground, fallen]):
         mask = _shape(rng, size, radius)
         if mask is None:
             continue
@@ -40,7 +41,7 @@ def _palette(rng: np.random.Generator) -> NDArray[np.float64]:
     """Colours around one hue and its complement, [8, 3] in 0..1, muted as in most photographs."""
     hue = rng.random()
     hues = (hue + rng.choice([0, 0, 0.5, 0.08], 8) + rng.normal(0, 0.04, 8)) % 1
-    saturation, value = rng.beta(1.3, 2.5, 8), rng.beta(1.4, 1.2, 8)
+    saturation, value = rng.beta(1.2, 3.0, 8), rng.beta(1.4, 1.2, 8)
     hsv = np.stack([hues * 360, saturation, value], axis=-1)[None].astype(np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0].astype(np.float64)
 

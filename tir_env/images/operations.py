@@ -47,7 +47,7 @@ def from_unit(values: Array) -> Image:
 def digest(image: Image) -> str:
     """128-bit content hash of the pixels and the shape: equal images have equal digests."""
     hasher = xxhash.xxh3_128(repr(image.shape).encode())
-    hasher.update(np.ascontiguousarray(image))
+    hasher.update(np.ascontiguousarray(image).data)
     return hasher.hexdigest()
 
 
@@ -59,7 +59,7 @@ def fit(image: Image, canvas: int) -> Image:
     scale = canvas / max(height, width)
     if scale < 1:
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         if (height, width) == (canvas, canvas):
             return image
     out = np.zeros((canvas, canvas, 3), np.uint8)
@@ -68,35 +68,30 @@ def fit(image: Image, canvas: int) -> Image:
     return out
 
 
-def resize_bicubic(values: Array, height: int, width: int) -> NDArray[np.float64]:
+def resize_bicubic(values: Array, height: int, width: int, span: tuple[int, int] | None = None) -> NDArray[np.float64]:
     """MATLAB's `imresize(x, [height width])`: bicubic (a = -0.5), widened when shrinking, symmetric at the borders.
 
-    `values` is [H, W] or [H, W, C] of any dtype. Pillow's filter is the same but cuts the kernel at the border, hence the padding.
+    `values` is [H, W] or [H, W, C] of any dtype. `span` is how many rows and columns of it, from the top left, the result stands
+    for (H and W by default; a little more where a scale must be kept exact). Pillow's filter is MATLAB's but is cut off at the
+    picture's border, hence the padding; it does reach beyond the box.
     """
     values = np.asarray(values, np.float32)
-    old_height, old_width = values.shape[:2]
-    pad_y, pad_x = (4 * math.ceil(max(1.0, old / new)) for old, new in ((old_height, height), (old_width, width)))
-    padding = [(pad_y, pad_y), (pad_x, pad_x)] + [(0, 0)] * (values.ndim - 2)
-    padded = np.pad(values, padding, mode="symmetric")
-    box = (pad_x, pad_y, pad_x + old_width, pad_y + old_height)
+    rows, columns = span or values.shape[:2]
+    pad_y, pad_x = (4 * math.ceil(max(1.0, old / new)) for old, new in ((rows, height), (columns, width)))
+    padded = np.pad(values, [(pad_y, pad_y), (pad_x, pad_x)] + [(0, 0)] * (values.ndim - 2), mode="symmetric")
+    box = (pad_x, pad_y, pad_x + columns, pad_y + rows)
     planes = padded[..., None] if padded.ndim == 2 else padded
-    out = [_resize_plane(planes[..., c], height, width, box) for c in range(planes.shape[-1])]
+    out = []
+    for c in range(planes.shape[-1]):
+        picture = Pillow.fromarray(np.ascontiguousarray(planes[..., c]))
+        out.append(np.asarray(picture.resize((width, height), Pillow.Resampling.BICUBIC, box=box), np.float64))
     return out[0] if values.ndim == 2 else np.stack(out, axis=-1)
 
 
-def _resize_plane(plane: Array, height: int, width: int, box: tuple[int, int, int, int]) -> NDArray[np.float64]:
-    # Pillow clips the kernel to the picture, not to the box, so the mirrored border is used as MATLAB uses it.
-    pillow = Pillow.fromarray(np.ascontiguousarray(plane), mode="F")
-    return np.asarray(pillow.resize((width, height), Pillow.Resampling.BICUBIC, box=box), np.float64)
-
-
 def quarter(image: Image) -> Image:
-    """MATLAB's `imresize(image, 0.25)`: sides become ceil(side / 4)."""
-    height, width = image.shape[:2]
-    new_height, new_width = math.ceil(height / 4), math.ceil(width / 4)
-    # With a given scale MATLAB keeps the scale exact where the side is no multiple of 4: mirror up to the next multiple first.
-    full = np.pad(image, ((0, new_height * 4 - height), (0, new_width * 4 - width), (0, 0)), mode="symmetric")
-    return quantize(resize_bicubic(full, new_height, new_width))
+    """MATLAB's `imresize(image, 0.25)`: sides become ceil(side / 4), and the scale is exactly 1/4 whatever the side."""
+    height, width = (math.ceil(side / 4) for side in image.shape[:2])
+    return quantize(resize_bicubic(image, height, width, span=(height * 4, width * 4)))
 
 
 def resize_like(image: Image, reference: Image) -> Image:

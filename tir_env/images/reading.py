@@ -17,7 +17,7 @@ from pool.errors import Problem
 from tir_env.images.operations import Image, quantize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "MPO")  # MPO: what many phones call a JPEG
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # JPEG includes the MPO that many phones write
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; 192 MB as uint8, and five times that while an alpha channel is laid on white
 MAX_BYTES = 512 << 20  # of the file
 MIN_SIDE = 8
@@ -65,8 +65,7 @@ def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXE
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture.load()  # raises on truncated data: half a picture is not a picture
-            picture = ImageOps.exif_transpose(picture)
-            return _to_rgb(picture)
+            return _to_rgb(ImageOps.exif_transpose(picture))
     except ImageError:
         raise
     except Exception as error:
@@ -75,7 +74,7 @@ def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXE
 
 def _unreadable(name: str, data: bytes, error: Exception) -> ImageError:
     if isinstance(error, Pillow.UnidentifiedImageError) or not data:
-        return ImageError(name, f"is no picture in {', '.join(FORMATS[:5])}", "Convert it to PNG or leave it out.")
+        return ImageError(name, f"is no picture in {', '.join(FORMATS)}", "Convert it to PNG or leave it out.")
     detail = f"{type(error).__name__}: {error}".splitlines()[0]
     return ImageError(name, f"the picture is damaged or cut short ({detail})", "Fetch or export it again.")
 

@@ -86,7 +86,9 @@ class Images(Sequence[Photo]):
         if part not in PARTS:
             raise ImageError(f"part {part!r}", "is not known", f"Use one of {', '.join(PARTS)}, all.")
         if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-            raise ImageError(f"fractions {fractions}", "must be three numbers that are not negative and add up to 1", "Correct them.")
+            raise ImageError(
+                f"fractions {fractions}", "must be three numbers that are not negative and add up to 1", "Correct them."
+            )
         edges = np.cumsum(fractions)[:2]
         mine = [p for p in self.photos if PARTS[int(np.searchsorted(edges, _position(p), side="right"))] == part]
         if not mine:
@@ -96,7 +98,7 @@ class Images(Sequence[Photo]):
 
 
 def _position(photo: Photo) -> float:
-    """Where a picture falls in [0, 1): from its pixels (or its kin's name), with a salt under which scikit-image's few photographs fall into all three parts."""
+    """Where a picture falls in [0, 1): from its pixels, or its kin's name. The salt puts some of scikit-image's in each part."""
     key = f"tir-681/{photo.kin or photo.digest}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
@@ -182,7 +184,9 @@ def _read_skimage(name: str) -> Image:
 def generated(count: int, *, seed: int = 0, size: int = 256) -> Images:
     """`count` generated pictures; the same seed and size give the same ones on every machine."""
     if count < 1 or not 32 <= size <= 2048:
-        raise ImageError(f"generated:{count}", f"needs a count of at least 1 and a size of 32 to 2048, not {size}", "Correct it.")
+        raise ImageError(
+            f"generated:{count}", f"needs a count of at least 1 and a size of 32 to 2048, not {size}", "Correct it."
+        )
     return Images(
         f"generated:{count}", [Photo(f"leaves-{seed}-{i}", LeavesReader(seed * 1_000_003 + i, size)) for i in range(count)]
     )

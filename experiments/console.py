@@ -1,0 +1,37 @@
+"""How every experiment script starts: a dataclass becomes the command line, and a user's mistake ends in one line, not a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from pool import Problem
+
+Settings = TypeVar("Settings")
+
+
+def main(settings: type[Settings] | Callable[..., Settings], run: Callable[[Settings], None], about: str | None = None) -> None:
+    """Parse the command line into `settings` and run. `TIR_DEBUG=1` shows the traceback of a user's mistake, too."""
+    chosen = tyro.cli(settings, description=about)
+    try:
+        run(chosen)
+    except Problem as problem:
+        if os.environ.get("TIR_DEBUG"):
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def write_json(path: Path | None, data: Any) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents.agent import play
+from agents.training_free.bounds import FixedAgent, RandomAgent
+from tests.conftest import BRIGHTER, LARGER
+from tir_env.observations import Observer
+from tir_env.world import World
+
+
+def test_every_start_is_played_once_in_order(world: World) -> None:
+    starts = [world.draw(0, k) for k in range(10)]
+    played = play(world, Observer(world, 32), RandomAgent(1), starts, at_once=4)
+    assert [t.start for t in played] == starts
+    assert all(t.ended for t in played)
+
+
+def test_random_agents_obey_the_mask_and_their_seed(world: World) -> None:
+    starts = [world.draw(0, k) for k in range(40)]
+    one, two, three = (play(world, Observer(world, 32), RandomAgent(seed), starts) for seed in (1, 1, 2))
+    assert [t.actions for t in one] == [t.actions for t in two] != [t.actions for t in three]
+    assert not any(f.kind == "refused" for t in one for f in t.failures)
+    assert {a for t in one for a in t.actions} == set(range(6))
+
+
+@pytest.mark.parametrize("actions", [[], [BRIGHTER], [LARGER, BRIGHTER]])
+def test_fixed_agents_do_that_and_stop(world: World, actions: list[int]) -> None:
+    [trajectory] = play(world, Observer(world, 32), FixedAgent(actions, world.stop, "fixed"), [world.draw(0, 0)])
+    assert trajectory.actions == [*actions, world.stop]
+    assert np.isfinite(trajectory.total_reward)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pool import LocalPool
+from rewards import RewardDesign
+from rewards.quality import Quality
+from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP
+from tir_env.images import ImageError
+from tir_env.tools import Toolbox
+from tir_env.world import Pin, World, WorldError
+
+
+def one(world: World, *actions: int, seed: int = 0):  # type: ignore[no-untyped-def]
+    [trajectory] = world.begin([world.draw(seed, 0)])
+    for action in actions:
+        world.step([trajectory], [action])
+    return trajectory
+
+
+def test_rewards_are_the_gains_of_the_metric(world: World) -> None:
+    trajectory = one(world, BRIGHTER, DARKER, STOP)
+    values = [trajectory.quality["psnr"].value, *(s.quality["psnr"].value for s in trajectory.steps)]
+    rewards = [s.reward for s in trajectory.steps]
+    np.testing.assert_allclose(rewards, [*np.diff(values)], atol=1e-9)
+    assert rewards[2] == 0
+    assert trajectory.ended
+    assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"])
+
+
+def test_a_failing_tool_leaves_the_image_and_gives_no_reward(world: World) -> None:
+    trajectory = one(world, FAILS, BRIGHTER, NAN)
+    first, second, third = trajectory.steps
+    assert (first.failure.kind, first.reward, first.image is trajectory.input) == ("ModelRaised", 0.0, True)
+    assert "the fake tool always fails" in first.failure.message
+    assert second.failure is None
+    assert second.reward != 0
+    assert (third.failure.kind, third.reward, third.digest) == ("ModelRaised", 0.0, second.digest)
+    assert "not finite" in third.failure.message
+    assert trajectory.used == {BRIGHTER}
+    assert trajectory.end_quality["psnr"] == second.quality["psnr"]
+
+
+def test_an_image_is_enlarged_once(world: World) -> None:
+    trajectory = one(world, LARGER)
+    assert trajectory.image.shape == (128, 128, 3)
+    assert world.mask(trajectory).tolist() == [1, 1, 1, 1, 0, 1]
+    world.step([trajectory], [LARGER])
+    assert trajectory.steps[-1].failure.kind == "refused"
+    assert trajectory.image.shape == (128, 128, 3)
+
+
+def test_outputs_of_another_size_are_scored_at_the_references(world: World) -> None:
+    trajectory = one(world, LARGER)
+    assert trajectory.reference.shape == (32, 32, 3)
+    assert trajectory.steps[0].quality["psnr"].value > 15
+
+
+def test_the_horizon_ends_it(world: World) -> None:
+    assert not one(world, BRIGHTER, BRIGHTER).ended
+    assert one(world, BRIGHTER, BRIGHTER, BRIGHTER).ended
+
+
+def test_extra_metrics_are_scored_at_both_ends_only(toolbox: Toolbox) -> None:
+    world = World(toolbox=toolbox, crop=64, suite="noise", metrics=("ssim",), horizon=3)
+    trajectory = one(world, BRIGHTER, BRIGHTER, BRIGHTER)
+    assert [sorted(s.quality) for s in trajectory.steps] == [["psnr"], ["psnr"], ["psnr", "ssim"]]
+    assert set(trajectory.gains()) == {"psnr", "ssim"}
+    assert world.pool.stats().by_model["quality/ssim"] == 2
+
+
+def test_stopping_at_once_costs_no_second_scoring(world: World) -> None:
+    one(world, STOP)
+    assert world.pool.stats().by_model == {"quality/psnr": 1}
+
+
+def test_a_reward_for_the_end_alone(toolbox: Toolbox) -> None:
+    world = World(toolbox=toolbox, crop=32, suite="noise", reward="final:psnr", horizon=3)
+    trajectory = one(world, BRIGHTER, STOP)
+    assert [s.reward for s in trajectory.steps] == [0.0, trajectory.end_quality["psnr"].value]
+    assert world.pool.stats().by_model["quality/psnr"] == 2, "not scored on the way"
+
+
+class Flaky(RewardDesign):
+    name, metrics = "flaky", ("psnr",)
+
+    def step(self, before: Quality, after: Quality) -> float:
+        return after["psnr"].value - before["psnr"].value
+
+
+def test_a_metric_that_fails_once_costs_that_steps_reward_and_no_more(
+    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(toolbox=toolbox, crop=32, suite="noise", reward=Flaky(), horizon=3)
+    metric = world.metrics["psnr"]
+    honest, calls = metric.run, []
+
+    def flaky(items):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("no score today")
+        return honest(items)
+
+    monkeypatch.setattr(metric, "run", flaky)
+    trajectory = one(world, BRIGHTER, BRIGHTER, BRIGHTER)
+    assert [s.failure.kind if s.failure else None for s in trajectory.steps] == ["ModelRaised", None, None]
+    assert trajectory.steps[0].reward == 0
+    assert trajectory.used == {BRIGHTER}
+    assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"]), "the next step's gain makes up for it"
+
+
+def test_a_start_that_cannot_be_scored_is_an_error(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(toolbox=toolbox, crop=32, suite="noise")
+    monkeypatch.setattr(world.metrics["psnr"], "run", lambda items: [][0])
+    with pytest.raises(WorldError, match="cannot be scored"):
+        one(world)
+
+
+def test_equal_starts_are_made_and_scored_once(world: World) -> None:
+    start = world.draw(1, 2)
+    group = world.begin([start] * 8)
+    assert world.pool.stats().by_model == {"quality/psnr": 1}
+    world.step(group[:1], [BRIGHTER])
+    assert [len(t.steps) for t in group] == [1] + [0] * 7
+
+
+def test_a_step_keeps_its_calls_in_flight_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    honest = LocalPool.run
+
+    def run(self, calls, **options):  # type: ignore[no-untyped-def]
+        batches.append(len(calls))
+        return honest(self, calls, **options)
+
+    monkeypatch.setattr(LocalPool, "run", run)
+    trajectories = world.begin([world.draw(s, 0) for s in range(6)])
+    world.step(trajectories, [BRIGHTER, DARKER, FAILS, STOP, BRIGHTER, LARGER])
+    assert batches == [6, 5, 4], "starts scored; tools; scores of what changed"
+
+
+def test_pins(world: World) -> None:
+    free = world.draw(3, 1)
+    assert world.draw(3, 1) == free
+    assert world.draw(3, 2) != free
+    pinned = world.draw(3, 1, Pin(image="rocket", case="noise+jpeg", seed=5, corner=(1, 2)))
+    assert (pinned.image, pinned.case, pinned.seed, pinned.corner) == ("rocket", "noise+jpeg", 5, (1, 2))
+    assert world.draw(3, 1, Pin(seed=5)).image == free.image
+    assert world.draw(3, 1, Pin(image=0)).image == world.images[0].name
+    with pytest.raises(ImageError, match="is not in"):
+        world.draw(3, 1, Pin(image="moon"))
+    with pytest.raises(WorldError, match="out of range"):
+        world.draw(3, 1, Pin(case=7))
+
+
+def test_photographs_as_they_are(toolbox: Toolbox) -> None:
+    with pytest.raises(WorldError, match="have none: psnr"):
+        World(toolbox=toolbox, suite="as-is")
+    world = World(toolbox=toolbox, suite="as-is", reward="gain:piqe", crop=128)
+    trajectory = one(world, BRIGHTER, STOP)
+    assert trajectory.reference is None
+    assert trajectory.record == []
+    assert "piqe" in trajectory.gains()
+
+
+def test_a_picture_of_the_users_own(world: World, photo: np.ndarray) -> None:
+    trajectory = world.enter(photo, "me.jpg", reference=photo)
+    world.step([trajectory], [DARKER])
+    assert trajectory.image.shape == photo.shape
+    with pytest.raises(ValueError, match="expected uint8"):
+        world.enter(photo.astype(float))
+
+
+def test_a_given_pool_is_shared_and_left_open(toolbox: Toolbox) -> None:
+    pool = LocalPool()
+    world = World(toolbox=toolbox, suite="noise", crop=32, pool=pool)
+    world.close()
+    assert pool.run([]) == []
+    one(world, STOP)
+    owner = World(toolbox=toolbox, suite="noise", crop=32)
+    owner.close()
+    with pytest.raises(WorldError, match="the pool is closed"):
+        one(owner)
+
+
+@pytest.mark.parametrize(("settings", "reason"), [({"horizon": 0}, "horizon"), ({"crop": 3}, "crop")])
+def test_settings_that_make_no_sense(toolbox: Toolbox, settings: dict, reason: str) -> None:
+    with pytest.raises(WorldError, match=reason):
+        World(toolbox=toolbox, **settings)

@@ -1,0 +1,88 @@
+"""Pictures of what happened: a trajectory in a row, and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rewards import Quality
+from tir_env.images.operations import Image
+
+if TYPE_CHECKING:
+    from tir_env.trajectory import Trajectory
+
+INCH = 2.6  # of one picture
+RED, GREY = "#b3261e", "#555555"
+
+
+def draw_trajectory(trajectory: Trajectory, metrics: Sequence[str] | None = None) -> Figure:
+    """Input, each step with its tool and scores, reference. A failed step is framed in red and says why."""
+    tiles: list[tuple[Image, str, str, bool]] = []
+    input_image = trajectory.input
+    if input_image is None:
+        return draw_tiles([])
+    case = trajectory.start.case
+    tiles.append((input_image, f"input: {case}", _scores(trajectory.quality, metrics), False))
+    for step in trajectory.steps:
+        if step.image is None:
+            continue
+        if step.failure is not None:
+            tiles.append((step.image, f"{step.tool} failed", _wrap(step.failure.message, 34, 3), True))
+        else:
+            tiles.append((step.image, step.tool, _scores(step.quality, metrics), False))
+    if trajectory.reference is not None:
+        tiles.append((trajectory.reference, "reference", "", False))
+    figure = draw_tiles(tiles)
+    gains = ", ".join(f"{m} {g:+.2f}" for m, g in trajectory.gains().items())
+    figure.suptitle(f"{trajectory.start.image}   {gains}".strip(), fontsize=9, x=0.01, ha="left", color=GREY)
+    return figure
+
+
+def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | None = None) -> Figure:
+    """Pictures in a grid, each with a title above, a line below, and a red frame if it is marked."""
+    columns = columns or max(1, len(tiles))
+    rows = max(1, -(-len(tiles) // columns))
+    ratio = max((image.shape[0] / image.shape[1] for image, *_ in tiles), default=1.0)
+    figure = Figure(figsize=(columns * INCH, rows * (INCH * ratio + 0.85) + 0.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (image, title, below, marked) in zip(axes.flat, tiles, strict=False):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(title, fontsize=9, color=RED if marked else "black")
+        size = f"{image.shape[1]}×{image.shape[0]}"
+        axis.text(
+            0.5, -0.03, f"{below}\n{size}" if below else size, fontsize=7, ha="center", va="top", transform=axis.transAxes
+        )
+        if marked:
+            axis.set_axis_on()
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set(color=RED, linewidth=2)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+    return path
+
+
+def _scores(quality: Quality, metrics: Sequence[str] | None) -> str:
+    chosen = quality if metrics is None else {m: quality[m] for m in metrics if m in quality}
+    return "  ".join(
+        f"{metric} {score.raw:.2f}" if abs(score.raw) >= 10 else f"{metric} {score.raw:.3f}" for metric, score in chosen.items()
+    )
+
+
+def _wrap(text: str, width: int, lines: int) -> str:
+    import textwrap
+
+    return textwrap.fill(text, width, max_lines=lines, placeholder=" …")

@@ -1,0 +1,78 @@
+"""What a policy sees of a trajectory, as fixed shapes: the same for the single and the vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from pool import Call, Model
+from tir_env.images.operations import fit
+from tir_env.trajectory import Trajectory
+from tir_env.world import World
+
+MAX_SIDE = 65_535
+
+
+class Observer:
+    """Turns trajectories into observations. With an `encoder` (a pool model: image → float32 [dim]) features take the image's place."""
+
+    def __init__(self, world: World, canvas: int = 128, encoder: Model | None = None) -> None:
+        self.world, self.canvas, self.encoder = world, canvas, encoder
+        tools = len(world.toolbox)
+        if encoder is not None:
+            world.pool.add(encoder)
+            seen = {"features": spaces.Box(-np.inf, np.inf, (int(getattr(encoder, "dim")),), np.float32)}  # noqa: B009
+        else:
+            seen = {"image": spaces.Box(0, 255, (canvas, canvas, 3), np.uint8)}
+        self.space: spaces.Dict = spaces.Dict(
+            {
+                **seen,
+                "size": spaces.Box(1, MAX_SIDE, (2,), np.float32),
+                "used": spaces.MultiBinary(tools),
+                "steps_left": spaces.Box(0, world.horizon, (1,), np.float32),
+                "mask": spaces.MultiBinary(tools + 1),
+            }
+        )
+        self.action_space: spaces.Discrete = spaces.Discrete(tools + 1)
+
+    def observe(self, trajectory: Trajectory) -> dict[str, np.ndarray]:
+        return {key: value[0] for key, value in self.observe_batch([trajectory]).items()}
+
+    def observe_batch(self, trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
+        """Arrays with a leading axis over the trajectories."""
+        count, tools = len(trajectories), len(self.world.toolbox)
+        used = np.zeros((count, tools), np.int8)
+        for row, trajectory in zip(used, trajectories, strict=True):
+            row[list(trajectory.used)] = 1
+        return {
+            **self._seen(trajectories),
+            "size": np.array([t.image.shape[:2] for t in trajectories], np.float32),
+            "used": used,
+            "steps_left": np.array([[self.world.horizon - len(t.steps)] for t in trajectories], np.float32),
+            "mask": np.stack([self.world.mask(t) for t in trajectories]),
+        }
+
+    def _seen(self, trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
+        if self.encoder is None:
+            return {"image": np.stack([fit(t.image, self.canvas) for t in trajectories])}
+        outcomes = self.world.pool.run([Call(self.encoder.name, t.image) for t in trajectories])
+        # Without features no policy can act: an encoder that fails ends the run, unlike a tool that fails.
+        return {"features": np.stack([outcome.unwrap() for outcome in outcomes]).astype(np.float32)}
+
+
+def facts(trajectory: Trajectory, *, live: bool) -> dict[str, Any]:
+    """The `info` of one environment: what happened at the last step, beside the observation."""
+    step = trajectory.steps[-1] if trajectory.steps else None
+    failure = step.failure if step else None
+    info: dict[str, Any] = {
+        "image": trajectory.start.image,
+        "case": trajectory.start.case,
+        "tool": step.tool if step else "",
+        "valid": failure is None,
+        "failure": failure,
+        "quality": {metric: score.value for metric, score in trajectory.current_quality.items()},
+    }
+    return {**info, "trajectory": trajectory} if live else info
