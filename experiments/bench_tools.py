@@ -60,7 +60,9 @@ def main(options: Options) -> None:
     for number, photo in enumerate(photos):
         missing = [tool for tool in toolbox if photo.name not in results["images"].get(tool.name, {})]
         for task in {tool.task for tool in missing if tool.task in DEGRADATION}:
-            spoilt = degrade(photo.image, Case.parse(DEGRADATION[task]), options.seed * 1_000_003 + number, name=photo.name).image
+            spoilt = degrade(
+                photo.image, Case.parse(DEGRADATION[task]), options.seed * 1_000_003 + number, name=photo.name
+            ).image
             before = scores(spoilt, photo.image)
             for tool in missing:
                 if tool.task == task:

@@ -1,4 +1,4 @@
-"""Tools: what restores an image. A `Tool` is one function with a name and needs; a `Toolbox` is an ordered list of tools, one YAML file."""
+"""Tools: what restores an image. A `Tool` is one function with a name and needs; a `Toolbox` an ordered list of them, one YAML file."""
 
 from tir_env.tools.tool import TASKS, Tool, ToolError
 from tir_env.tools.toolbox import Toolbox

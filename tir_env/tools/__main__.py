@@ -1,7 +1,7 @@
 """Look at a toolbox from the command line.
 
-    python -m tir_env.tools list --toolbox full      what is there, what is missing and where to get it
-    python -m tir_env.tools check --toolbox pocket   load every tool that is there and run it on a test image
+python -m tir_env.tools list --toolbox full      what is there, what is missing and where to get it
+python -m tir_env.tools check --toolbox pocket   load every tool that is there and run it on a test image
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def list_tools(toolbox: Toolbox, console: Console) -> int:
     console.print(table)
     console.print(f"{len(toolbox)} tools: {len(toolbox) - missing} ready, {missing} without their weight file.")
     if missing:
-        console.print(f"Weight files are looked for next to the toolbox file and in {escape(str(weights_folder()))} (TIR_WEIGHTS).")
+        console.print(
+            f"Weight files are looked for next to the toolbox file and in {escape(str(weights_folder()))} (TIR_WEIGHTS)."
+        )
     return 0
 
 

@@ -51,8 +51,10 @@ def _imported(call: str, tool: str) -> Callable[..., Any]:
         reason = f"cannot import {call!r} ({type(error).__name__}: {error})"
         raise ToolError(f"tool {tool!r}", reason, "Install the package or correct `call`.") from error
     if not callable(target):
-        raise ToolError(f"tool {tool!r}", f"{call!r} is not callable", "Name a function, or a class whose instances are callable.")
-    return target  # type: ignore[no-any-return]
+        raise ToolError(
+            f"tool {tool!r}", f"{call!r} is not callable", "Name a function, or a class whose instances are callable."
+        )
+    return target
 
 
 def _check_params(target: Callable[..., Any], params: dict[str, Any], args: tuple[None, ...], tool: str, call: str) -> None:
@@ -63,7 +65,9 @@ def _check_params(target: Callable[..., Any], params: dict[str, Any], args: tupl
     try:
         signature.bind(*args, **params)
     except TypeError as error:
-        raise ToolError(f"tool {tool!r}", f"{call} does not take these parameters: {error}", f"It takes {signature}.") from error
+        raise ToolError(
+            f"tool {tool!r}", f"{call} does not take these parameters: {error}", f"It takes {signature}."
+        ) from error
 
 
 @dataclass(frozen=True)

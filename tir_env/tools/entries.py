@@ -62,9 +62,7 @@ def _tool(place: str, entry: Any, defaults: dict[str, Any], folder: Path) -> Too
     if not isinstance(kind, str) or kind not in KINDS:
         raise YamlError(f"{place}.kind", f"{kind!r} is not a kind of tool", suggest(str(kind), KINDS))
     required, optional = KINDS[kind]
-    entry = check_keys(
-        place, entry, ["task", "model", *required], ["kind", "with", *optional, *TEXTS, *NUMBERS, *SWITCHES]
-    )
+    entry = check_keys(place, entry, ["task", "model", *required], ["kind", "with", *optional, *TEXTS, *NUMBERS, *SWITCHES])
     task = text_value(f"{place}.task", entry["task"])
     if task not in TASKS:
         raise YamlError(f"{place}.task", f"{task!r} is not a task", suggest(task, TASKS))
@@ -72,13 +70,21 @@ def _tool(place: str, entry: Any, defaults: dict[str, Any], folder: Path) -> Too
     if not NAME.fullmatch(model):
         raise YamlError(f"{place}.model", f"{model!r} is not a plain name", "Use small letters, digits and _ . + - only.")
     texts = {key: text_value(f"{place}.{key}", entry[key]) for key in TEXTS if key in entry}
-    numbers = {key: number_value(f"{place}.{key}", entry[key], *NUMBERS[key][:2], whole=NUMBERS[key][2]) for key in NUMBERS if key in entry}
+    numbers = {
+        key: number_value(f"{place}.{key}", entry[key], *NUMBERS[key][:2], whole=NUMBERS[key][2])
+        for key in NUMBERS
+        if key in entry
+    }
     for key in SWITCHES:
         if not isinstance(entry.get(key, False), bool):
             raise YamlError(f"{place}.{key}", f"must be true or false, not {entry[key]!r}", "Correct it.")
     layout: dict[str, int] = {key: int(numbers[key]) for key in ("scale", "multiple", "tile", "overlap") if key in numbers}
     if (tile := layout.get("tile", 0)) and not layout.get("overlap", 64) * 2 <= tile:
-        raise YamlError(f"{place}.tile", f"{tile} is too small for an overlap of {layout.get('overlap', 64)}", "Make it at least twice that.")
+        raise YamlError(
+            f"{place}.tile",
+            f"{tile} is too small for an overlap of {layout.get('overlap', 64)}",
+            "Make it at least twice that.",
+        )
     return Tool(
         task,
         model,
@@ -118,7 +124,9 @@ def _engine(place: str, kind: str, entry: dict[str, Any], folder: Path, texts: d
     match kind:
         case "spandrel":
             architecture = entry.get("architecture")
-            return engines.Spandrel(weights, text_value(f"{place}.architecture", architecture) if architecture is not None else "")
+            return engines.Spandrel(
+                weights, text_value(f"{place}.architecture", architecture) if architecture is not None else ""
+            )
         case "fbcnn":
             return engines.FBCNN(weights, number_value(f"{place}.quality", entry["quality"], 1, 100))
         case "export":

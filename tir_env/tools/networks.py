@@ -27,17 +27,16 @@ def fbcnn_function(tool: Tool, weights: Weights, quality: float) -> Function:
     def forward(images: torch.Tensor) -> torch.Tensor:
         # The network was trained on 1 - quality / 100; spandrel's own call would let it guess the quality.
         factor = images.new_full((len(images), 1), 1 - quality / 100)
-        return network.model(images, factor)[0]  # type: ignore[no-any-return, operator]
+        return network.model(images, factor)[0]
 
     return torch_function(forward, network.model, tool)
 
 
-def torch_function(forward: Forward, module: torch.nn.Module | None, tool: Tool) -> Function:
+def torch_function(forward: Forward, module: torch.nn.Module, tool: Tool) -> Function:
     """`forward` on uint8 batches: on the GPU if the tool wants one and there is one, in half precision there if it stands that."""
     device = torch.device("cuda" if tool.traits.gpu and torch.cuda.is_available() else "cpu")
     half = tool.traits.half and device.type == "cuda"
-    if module is not None:
-        module.to(device).requires_grad_(False)
+    module.to(device).requires_grad_(False)
 
     def function(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255

@@ -29,11 +29,7 @@ def exported_function(tool: Tool, weights: Weights) -> Function:
         module = torch.export.load(path).module(check_guards=False)
     except Exception as error:  # made by another version, or damaged: it can raise anything
         raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
-    return torch_function(module, None if _is_bound_to_cpu(tool) else module, tool)
-
-
-def _is_bound_to_cpu(tool: Tool) -> bool:
-    return not (tool.traits.gpu and torch.cuda.is_available())
+    return torch_function(module, module, tool)
 
 
 # --- a look inside ----------------------------------------------------------------------------------------------------------------
@@ -127,7 +123,9 @@ def onnx_function(tool: Tool, weights: Weights) -> Function:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ToolError(f"tool {tool.name!r}", "needs onnxruntime, which is not installed", "`pip install onnxruntime`.") from error
+        raise ToolError(
+            f"tool {tool.name!r}", "needs onnxruntime, which is not installed", "`pip install onnxruntime`."
+        ) from error
     remedy = f"It should hold an ONNX network for {tool.name}, [N, 3, H, W] in and out. {weights.source}".strip()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as the rest of the process; 0: all cores

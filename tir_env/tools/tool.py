@@ -90,7 +90,9 @@ class Tool(Model):
             check_image(item)
             if min(item.shape[:2]) < MIN_SIDE:
                 height, width = item.shape[:2]
-                raise ValueError(f"{self.name} takes images from {MIN_SIDE}x{MIN_SIDE} on; this one has {width}x{height} pixels")
+                raise ValueError(
+                    f"{self.name} takes images from {MIN_SIDE}x{MIN_SIDE} on; this one has {width}x{height} pixels"
+                )
         self.load()
         results: list[Image | None] = [None] * len(items)
         for group in _groups(items, max(1, self.traits.batch)):

@@ -39,7 +39,9 @@ class Toolbox:
         if not (path.suffix in (".yaml", ".yml") or len(path.parts) > 1):
             path = FOLDER / f"{name}.yaml"
             if not path.is_file():
-                raise ToolboxError(f"toolbox {str(name)!r}", "is not known", f"{suggest(str(name), cls.names())} Or give a path.")
+                raise ToolboxError(
+                    f"toolbox {str(name)!r}", "is not known", f"{suggest(str(name), cls.names())} Or give a path."
+                )
         title, description, tools = read_toolbox(path)
         return cls(title, tools, description)
 
@@ -78,7 +80,8 @@ class Toolbox:
     def schema(self) -> list[dict[str, Any]]:
         """Task by task, which models can be asked for: [{"name": "denoise", "arguments": {"model": ["nlm", ...]}}, ...]."""
         return [
-            {"name": task, "arguments": {"model": [tool.model for tool in self.tools if tool.task == task]}} for task in self.tasks
+            {"name": task, "arguments": {"model": [tool.model for tool in self.tools if tool.task == task]}}
+            for task in self.tasks
         ]
 
     def __len__(self) -> int:

@@ -61,16 +61,11 @@ class Weights:
                 f"{get}Put it at one of these places, or set TIR_WEIGHTS to the folder that holds it.",
             )
         if self.sha256:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
             if digest != self.sha256.lower():
                 reason = f"has SHA-256 {digest[:12]}..., expected {self.sha256[:12]}..."
                 raise BadWeights(path, reason, f"It is another version or was cut short. {self.source}".strip())
         return path
-
-
-def _digest(path: Path) -> str:  # Python 3.10 has no hashlib.file_digest
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_state(path: Path, expected: str, source: str = "") -> dict[str, Tensor]:
@@ -86,7 +81,9 @@ def read_state(path: Path, expected: str, source: str = "") -> dict[str, Tensor]
     except Exception as error:  # both readers raise many kinds: RuntimeError, EOFError, UnpicklingError, SafetensorError ...
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no detail"
         reason = f"cannot be read as plain tensors ({type(error).__name__}: {first})"
-        raise BadWeights(path, reason, f"{remedy} Files that need code to load are refused; save its state_dict instead.") from error
+        raise BadWeights(
+            path, reason, f"{remedy} Files that need code to load are refused; save its state_dict instead."
+        ) from error
     if not isinstance(loaded, dict):
         raise BadWeights(path, f"holds a {type(loaded).__name__}, not named tensors", remedy)
     return loaded

@@ -77,7 +77,9 @@ def test_bicubic_is_the_projects_resize(photo):
 
 def test_back_projection_shrinks_to_its_input(photo):
     small = quarter(photo)
-    error = [np.abs(quarter(f(small)).astype(int) - small).mean() for f in (super_resolve.bicubic, super_resolve.back_projection)]
+    error = [
+        np.abs(quarter(f(small)).astype(int) - small).mean() for f in (super_resolve.bicubic, super_resolve.back_projection)
+    ]
     assert error[1] < 0.2 * error[0]
 
 

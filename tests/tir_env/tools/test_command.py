@@ -6,7 +6,14 @@ from tir_env.tools.__main__ import CheckTools, ListTools, main
 
 CLAHE = {"task": "brighten", "model": "clahe", "call": "tir_env.tools.classical.brighten:clahe"}
 BROKEN = {"task": "brighten", "model": "broken", "call": "no_such_module:f"}
-NETWORK = {"task": "denoise", "model": "net", "kind": "spandrel", "weights": "net.pth", "source": "github.com/you/net", "license": "MIT"}
+NETWORK = {
+    "task": "denoise",
+    "model": "net",
+    "kind": "spandrel",
+    "weights": "net.pth",
+    "source": "github.com/you/net",
+    "license": "MIT",
+}
 
 
 def test_list_says_what_is_missing_and_where_to_get_it(toolbox_file, weights_folder, capsys):

@@ -31,7 +31,11 @@ def test_all_twelve_give_the_reference_psnr_to_a_thousandth_of_a_decibel(monkeyp
         folder, name = file.split("/")
         image = read_image(DATA / "rl_restore" / "test" / file)
         truth = read_image(
-            DATA / "rl_restore" / "test" / folder.replace("_in", "_gt") / f"{name.removesuffix('.png').removesuffix('_in')}_gt.png"
+            DATA
+            / "rl_restore"
+            / "test"
+            / folder.replace("_in", "_gt")
+            / f"{name.removesuffix('.png').removesuffix('_in')}_gt.png"
         )
 
         def psnr(values, truth=truth):
@@ -52,7 +56,7 @@ def random_state(numbers):
     state = {}
     for number in numbers:
         for name, (outputs, inputs, side) in layers(number).items():
-            state[f"tool{number:02}.{name}.weight"] = torch.randn(outputs, inputs, side, side) * 0.02
+            state[f"tool{number:02}.{name}.weight"] = torch.randn(outputs, inputs, side, side) * 0.1
             state[f"tool{number:02}.{name}.bias"] = torch.zeros(outputs)
     return state
 

@@ -1,5 +1,7 @@
 """Tiles cover every pixel with weights that sum to one, and equal the whole image wherever the function looks near enough."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ def test_spans_cover_the_side_with_equal_overlaps(length, overlap, extra):
     assert spans[0][0] == 0
     assert spans[-1][1] == length
     assert all(end - start <= tile for start, end in spans)
-    assert all(before[1] - after[0] == overlap for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] - after[0] == overlap for before, after in pairwise(spans))
 
 
 @given(length=st.integers(20, 600), overlap=st.integers(0, 40), extra=st.integers(1, 100), scale=st.sampled_from([1, 2, 4]))
@@ -28,7 +30,9 @@ def test_weights_of_all_tiles_sum_to_one(length, overlap, extra, scale):
 
 
 @settings(max_examples=40, deadline=None)
-@given(height=st.integers(8, 150), width=st.integers(8, 150), multiple=st.integers(1, 16), tile=st.sampled_from([0, 48, 64, 97]))
+@given(
+    height=st.integers(8, 150), width=st.integers(8, 150), multiple=st.integers(1, 16), tile=st.sampled_from([0, 48, 64, 97])
+)
 def test_any_size_comes_back_in_its_size(height, width, multiple, tile):
     image = np.random.default_rng(height * 1000 + width).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     seen = []

@@ -57,7 +57,7 @@ def test_subset_keeps_the_order_and_refuses_unknown_words():
     pocket = Toolbox.load("pocket")
     part = pocket.subset(["brighten/gamma", "denoise"])
     assert [tool.name for tool in part] == [t.name for t in pocket if t.task == "denoise" or t.name == "brighten/gamma"]
-    with pytest.raises(ToolboxError, match="'denoize'.*Did you mean 'denoise'"):
+    with pytest.raises(ToolboxError, match=r"'denoize'.*Did you mean 'denoise'"):
         pocket.subset(["denoize"])
     with pytest.raises(ToolboxError, match="no tools"):
         pocket.subset([])
@@ -89,7 +89,9 @@ def test_missing_weights_name_the_tool_every_place_and_the_remedy(toolbox_file, 
 
 
 def test_defaults_hold_for_entries_with_weights_only(toolbox_file):
-    box = Toolbox.load(toolbox_file(GAMMA, SPANDREL, {**SPANDREL, "model": "b", "tile": 0}, defaults={"tile": 256, "gpu": True}))
+    box = Toolbox.load(
+        toolbox_file(GAMMA, SPANDREL, {**SPANDREL, "model": "b", "tile": 0}, defaults={"tile": 256, "gpu": True})
+    )
     assert [(tool.tile, tool.traits.gpu) for tool in box] == [(0, False), (256, True), (0, True)]
 
 
@@ -158,7 +160,25 @@ def test_a_result_of_another_size_is_refused():
 
 # --- five hundred malformed files -----------------------------------------------------------------------------------------------
 
-ODD = [None, True, -1, 0, 1e308, float("nan"), float("inf"), "", " ", "x" * 600, "\0", [], {}, [[]], {"a": {"b": []}}, "../../etc", 10**30]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "x" * 600,
+    "\0",
+    [],
+    {},
+    [[]],
+    {"a": {"b": []}},
+    "../../etc",
+    10**30,
+]
 ODD += ["2024-13-45", "!!python/object:os.system", {1: 2}, {None: None}, b"bytes", "é\u202e"]
 
 
@@ -194,8 +214,20 @@ def _mutate_text(text, rng):
         elif action == 2:
             text = text[:at] + text[: rng.randrange(200)] + text[at:]
         else:
-            text = text[:at] + rng.choice(["&a ", "*a", "<<: *a", "!!binary ", "!!python/name:os.system ", "? ", "- - - "]) + text[at:]
+            text = (
+                text[:at]
+                + rng.choice(["&a ", "*a", "<<: *a", "!!binary ", "!!python/name:os.system ", "? ", "- - - "])
+                + text[at:]
+            )
     return text
+
+
+def problem_of(path):
+    try:
+        Toolbox.load(path)
+    except Problem as problem:
+        return problem
+    return None
 
 
 def test_500_malformed_files_each_end_in_a_toolbox_or_a_problem(tmp_path):
@@ -215,18 +247,15 @@ def test_500_malformed_files_each_end_in_a_toolbox_or_a_problem(tmp_path):
             text = _mutate_text(text[: rng.randrange(200, 2000)], rng)
         path = tmp_path / f"{number}.yaml"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        try:
-            Toolbox.load(path)
-            endings["toolbox"] += 1
-        except Problem as problem:
-            assert problem.thing, number
-            assert problem.reason, number
-            assert problem.remedy, number
-            endings["problem"] += 1
+        problem = problem_of(path)
+        endings["problem" if problem else "toolbox"] += 1
+        assert problem is None or (problem.thing and problem.reason and problem.remedy), (number, problem)
     assert endings["problem"] > 300
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"- a\n- b", b"a: " + b"[" * 2000, b"a: &a [*a]", b"tools: 3\nname: x", b"\x00" * 50])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xfe", b"- a\n- b", b"a: " + b"[" * 2000, b"a: &a [*a]", b"tools: 3\nname: x", b"\x00" * 50]
+)
 def test_files_that_are_no_toolbox(tmp_path, data):
     path = tmp_path / "x.yaml"
     path.write_bytes(data)

@@ -72,7 +72,7 @@ def transfer(kernel: Array, shape: tuple[int, int]) -> NDArray[np.complex128]:
     ys = np.arange(-reach_y, reach_y + 1) % shape[0]
     xs = np.arange(-reach_x, reach_x + 1) % shape[1]
     np.add.at(grid, (ys[:, None], xs[None, :]), kernel)
-    return fft.rfft2(grid)  # type: ignore[no-any-return]
+    return fft.rfft2(grid)
 
 
 def spectrum(grey: Array) -> tuple[Array, float]:
@@ -101,7 +101,7 @@ def disk(radius: int) -> Array:
     grid = np.arange(-reach, reach + 1)
     kernel = (grid[:, None] ** 2 + grid[None, :] ** 2 <= radius**2).astype(np.float64)
     if radius > 3:
-        kernel = cv2.GaussianBlur(kernel, (3, 3), 0.5, borderType=cv2.BORDER_CONSTANT)
+        kernel = np.asarray(cv2.GaussianBlur(kernel, (3, 3), 0.5, borderType=cv2.BORDER_CONSTANT), np.float64)
     return kernel / kernel.sum()
 
 

@@ -15,7 +15,8 @@ Plane = NDArray[np.uint8]
 
 def clahe(image: Image, clip: float = 2.0, grid: int = 8) -> Image:
     """Contrast-limited adaptive histogram equalisation of V on grid x grid regions."""
-    return _on_value(image, cv2.createCLAHE(clipLimit=clip, tileGridSize=(grid, grid)).apply)
+    equaliser = cv2.createCLAHE(clipLimit=clip, tileGridSize=(grid, grid))
+    return _on_value(image, lambda value: np.asarray(equaliser.apply(value), np.uint8))
 
 
 def gamma(image: Image, exponent: float = 2 / 3) -> Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from tir_env.tools.classical import blur
 from tir_env.tools.classical.blur import Blur
 
 Border = Literal["mirror", "edge"]
-Planes = NDArray[np.float32]  # [channels, H, W] in 0..1
+Planes = NDArray[Any]  # float32 [channels, H, W] in 0..1
 
 
 def defocus_wiener(image: Image, strength: float = 1.0) -> Image:

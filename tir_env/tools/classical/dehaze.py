@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from tir_env.images.operations import Image, from_unit, to_unit
 from tir_env.tools.classical.filters import guided
 
-Plane = NDArray[np.float32]
+Plane = NDArray[Any]  # float32 [H, W]
 
 
 def dark_channel(image: Image, patch: int = 15, keep: float = 0.95, lowest: float = 0.3) -> Image:

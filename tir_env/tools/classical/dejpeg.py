@@ -38,7 +38,7 @@ def coarseness(quality: int) -> float:
 
 def estimate_quality(image: Image) -> int:
     """The lowest quality at which compressing again changes little: JPEG is almost its own fixed point. 95 if there is none."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     flat = grey.astype(np.float32)
     errors = [float(np.square(recompress(grey, quality).astype(np.float32) - flat).mean()) for quality in QUALITIES]
     for i, error in enumerate(errors[:-2]):
@@ -49,7 +49,9 @@ def estimate_quality(image: Image) -> int:
 
 def recompress(image: Image, quality: int) -> Image:
     """Through JPEG at this quality and back; colour or grey."""
-    ok, data = cv2.imencode(".jpg", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert ok, "OpenCV encodes every uint8 image"
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR if image.ndim == 3 else cv2.IMREAD_GRAYSCALE)
-    return decoded[..., ::-1] if image.ndim == 3 else decoded  # type: ignore[index,return-value]
+    colour = image.ndim == 3
+    encoded, data = cv2.imencode(".jpg", image[..., ::-1] if colour else image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) if encoded else None
+    if decoded is None:
+        raise ValueError(f"the JPEG encoder refused an image of {image.shape[1]}x{image.shape[0]} pixels")
+    return np.ascontiguousarray(decoded[..., ::-1] if colour else decoded, np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +47,9 @@ def total_variation(image: Image, strength: float = 1.0) -> Image:
 def wavelet(image: Image) -> Image:
     """Wavelet coefficients shrunk by BayesShrink in YCbCr."""
     # The noise is estimated inside, channel by channel: it is weaker in Cb and Cr than in Y.
-    values = denoise_wavelet(to_unit(image), wavelet="sym4", mode="soft", method="BayesShrink", convert2ycbcr=True, channel_axis=2)
+    values = denoise_wavelet(
+        to_unit(image), wavelet="sym4", mode="soft", method="BayesShrink", convert2ycbcr=True, channel_axis=2
+    )
     return from_unit(np.asarray(values))
 
 
@@ -62,7 +66,7 @@ def dct(image: Image, strength: float = 3.2, step: int = 2) -> Image:
 OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32) / np.sqrt(np.array([[3], [2], [6]], np.float32))
 
 
-def shifted_dct_threshold(values: NDArray[np.float32], threshold: float, step: int, size: int = 8) -> NDArray[np.float32]:
+def shifted_dct_threshold(values: NDArray[Any], threshold: float, step: int, size: int = 8) -> NDArray[Any]:
     """Hard thresholding in size x size blocks, mean over grids shifted by `step`, weighted by how sparse each block became."""
     height, width, channels = values.shape
     padded = np.pad(values, ((size, size + -height % size), (size, size + -width % size), (0, 0)), mode="symmetric")
@@ -78,5 +82,7 @@ def shifted_dct_threshold(values: NDArray[np.float32], threshold: float, step: i
             share = 1 / kept.sum(axis=(3, 4), keepdims=True, dtype=np.float32)
             blocks = idctn(spectrum * kept, axes=(3, 4), norm="ortho") * share
             total[window] += blocks.transpose(0, 3, 1, 4, 2).reshape(rows * size, columns * size, channels)
-            weight[window] += np.broadcast_to(share, blocks.shape).transpose(0, 3, 1, 4, 2).reshape(rows * size, columns * size, channels)
+            weight[window] += (
+                np.broadcast_to(share, blocks.shape).transpose(0, 3, 1, 4, 2).reshape(rows * size, columns * size, channels)
+            )
     return (total / weight)[size : size + height, size : size + width]

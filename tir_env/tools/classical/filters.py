@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
+Plane = NDArray[Any]  # float32 [H, W]
 
 
 def guided(guide: Plane, values: Plane, radius: int, epsilon: float) -> Plane:
