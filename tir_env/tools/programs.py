@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -25,16 +26,18 @@ def exported_function(tool: Tool, weights: Weights) -> Function:
     remedy = f"It should hold a torch.export program for {tool.name}, saved with torch.export.save. {weights.source}".strip()
     inspect_program(path, remedy)
     try:
-        # Guards are code in the file; they only repeat which sizes were foreseen.
-        module = torch.export.load(path).module(check_guards=False)
+        program = torch.export.load(path)
+        # Guards are code in the file; they only repeat which sizes were foreseen. Older versions of PyTorch have none.
+        guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+        module = program.module(**guards)
     except Exception as error:  # made by another version, or damaged: it can raise anything
         raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
     return torch_function(module, module, tool)
 
 
 # --- a look inside ----------------------------------------------------------------------------------------------------------------
-# torch.export.load unpickles parts of some files, evaluates size expressions as Python, and looks operators up by name. A file is
-# read only if none of these can reach anything but tensor arithmetic.
+# torch.export.load unpickles parts of some files, evaluates size expressions as Python, looks operators up by name, and writes
+# names into the source of a function. A file is read only if none of these can reach anything but tensor arithmetic.
 
 _ENTRIES = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/\w+|models/\w+\.json|extra/.*|data/sample_inputs/\w+\.pt|"
@@ -51,6 +54,8 @@ _SIZE_WORDS = re.compile(
     r"StrictGreaterThan|And|Or|Not|true|false|True|False|positive|nonnegative|integer|real|oo|int_oo"
 )
 _SIZE_MARKS = re.compile(r"[\w\s'(),+\-*/=<>]*")
+_NAME = re.compile(r"[\w.+-]*")  # of tensors, arguments, files, devices, versions: no quote, bracket, blank or line end
+_PROSE = {"metadata", "in_spec", "out_spec", "guards_code", "as_string", "as_strings"}  # never becomes code, or is quoted there
 
 
 def inspect_program(path: Path, remedy: str = "") -> None:
@@ -85,17 +90,16 @@ def _complaints(entries: dict[str, bytes]) -> Iterator[str]:
 
 
 def _json_complaints(name: str, content: Any) -> Iterator[str]:
-    for key, value in _pairs(content):
-        if key == "use_pickle" and value is not False:
-            yield f"its {name} asks for a pickle, which could run code"
-        elif key == "target" and isinstance(value, str) and not _is_harmless_target(value):
+    for key, value in _strings(content):
+        if key == "expr_str":
+            if not _is_harmless_size(value):
+                yield f"its program holds the size {value[:80]!r}, which is no plain arithmetic"
+        elif not _NAME.fullmatch(value):
+            yield f"its {name} holds the name {value[:80]!r}"
+        elif key in ("target", "as_operator") and "." in value and not _TARGETS.fullmatch(value):
             yield f"its program calls {value!r}, which is no tensor operator"
-        elif key == "expr_str" and not (isinstance(value, str) and _is_harmless_size(value)):
-            yield f"its program holds the size {str(value)[:80]!r}, which is no plain arithmetic"
-
-
-def _is_harmless_target(target: str) -> bool:
-    return "." not in target or _TARGETS.fullmatch(target) is not None
+        elif key == "use_pickle":
+            yield f"its {name} asks for a pickle, which could run code"
 
 
 def _is_harmless_size(expression: str) -> bool:
@@ -103,16 +107,20 @@ def _is_harmless_size(expression: str) -> bool:
     return _SIZE_MARKS.fullmatch(expression) is not None and all(_SIZE_WORDS.fullmatch(word) for word in words)
 
 
-def _pairs(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value at any depth."""
-    stack = [content]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            yield from node.items()
-            stack += node.values()
-        elif isinstance(node, list):
-            stack += node
+def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text at any depth with the key that it stands under, keys too, prose left out. A true `use_pickle` counts as text."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield "", name
+            if name not in _PROSE:
+                yield from _strings(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _strings(value, key)
+    elif isinstance(content, str):
+        yield key, content
+    elif key == "use_pickle" and content is not False:
+        yield key, "true"
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------------------------------

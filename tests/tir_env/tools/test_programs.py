@@ -100,7 +100,10 @@ def test_archives_that_hide_code_are_refused(program, program_of, tmp_path):
     weights = "data/weights/model_weights_config.json"
     cases = {
         "a pickled example input": (lambda e: e.update({"data/sample_inputs/model.pt": pickled(crater)}), "needs code to load"),
-        "a pickled weight": (edited(weights, lambda t: t.replace('"use_pickle": false', '"use_pickle": true', 1)), "pickle"),
+        "a pickled weight": (
+            edited(weights, lambda t: t.replace('"use_pickle": false', '"use_pickle": true', 1)),
+            "asks for a pickle",
+        ),
         "a pickled constant": (lambda e: e.update({"data/constants/opaque_obj_0": pickled(crater)}), "opaque_obj_0"),
         "a compiled library": (lambda e: e.update({"data/aotinductor/model/x.so": b""}), "could run code"),
         "a call of something else": (
@@ -114,6 +117,14 @@ def test_archives_that_hide_code_are_refused(program, program_of, tmp_path):
         "a size that is code": (
             edited("models/model.json", lambda t: t.replace(json.loads(t_expr(t)), touch.replace('"', "'"), 1)),
             "no plain arithmetic",
+        ),
+        "a name that is code": (
+            edited("models/model.json", lambda t: t.replace('"name": "image"', f'"name": {json.dumps("image=" + touch)}')),
+            "holds the name",
+        ),
+        "a parameter name that is code": (
+            edited("models/model.json", lambda t: t.replace('"conv.weight"', json.dumps('conv.weight")(' + touch))),
+            "holds the name",
         ),
         "no program": (lambda e: [e.pop(name) for name in list(e) if name.startswith("models/")], "no exported program"),
         "damaged JSON": (edited("models/model.json", lambda t: t[: len(t) // 2]), "damaged"),
