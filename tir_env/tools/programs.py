@@ -111,7 +111,7 @@ def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text at any depth with the key that it stands under, keys too, prose left out. A true `use_pickle` counts as text."""
     if isinstance(content, dict):
         for name, value in content.items():
-            yield "", name
+            yield "expr_str" if key == "range_constraints" else "", name
             if name not in _PROSE:
                 yield from _strings(value, name)
     elif isinstance(content, list):

@@ -56,6 +56,18 @@ def test_an_exported_program_computes_what_the_network_does(program_of, program,
     np.testing.assert_allclose(program_of(program)(image), expected, atol=1)
 
 
+def test_a_program_for_multiples_of_eight(program_of, network, tmp_path):
+    sides = {2: 8 * torch.export.Dim("rows", min=2, max=400), 3: 8 * torch.export.Dim("columns", min=2, max=400)}
+    path = tmp_path / "eights.pt2"
+    eights = torch.nn.Sequential(torch.nn.PixelUnshuffle(8), torch.nn.PixelShuffle(8), network)
+    torch.export.save(torch.export.export(eights, (torch.rand(1, 3, 32, 40),), dynamic_shapes=(sides,)), path)
+    image = noise_image(48, 24)
+    with torch.inference_mode():
+        np.testing.assert_allclose(program_of(path, multiple=8)(image), to_image(network(to_tensor(image))), atol=1)
+    tool = program_of(path, multiple=8)
+    tool.check(noise_image(17, 23), tool(noise_image(17, 23)))
+
+
 def test_a_program_of_one_size_takes_any_through_tiles(program_of, network, tmp_path):
     path = tmp_path / "fixed.pt2"
     torch.export.save(torch.export.export(network, (torch.rand(1, 3, 32, 32),)), path)
