@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class World:
 
     def __init__(
         self,
-        images: str | Images = "skimage",
+        images: str | Path | Images = "skimage",
         part: Part = "train",
         suite: str | Suite = "mio100-a",
         toolbox: str | Toolbox = "pocket",
@@ -129,12 +130,12 @@ class World:
         return self._trajectory(start, spoilt.record, spoilt.image, clean)
 
     def _clean(self, start: Start) -> Image:
-        photo = self.images.find(start.image)
-        if photo.digest != start.digest:
+        whole: Image = self.images.find(start.image).image
+        if digest(whole) != start.digest:
             raise WorldError(
                 f"image {start.image!r}", "has other pixels than the start recorded", "Use the photographs of then."
             )
-        return crop_at(photo.image, start.crop, start.corner) if start.crop else photo.image
+        return crop_at(whole, start.crop, start.corner) if start.crop else whole
 
     def _trajectory(self, start: Start, record: list[dict[str, Any]], image: Image, clean: Image | None) -> Trajectory:
         tools = tuple(tool.name for tool in self.toolbox)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from pool import LocalPool
 from rewards import RewardDesign
 from rewards.quality import Quality
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP
-from tir_env.images import ImageError
+from tir_env.images import ImageError, write_image
 from tir_env.tools import Toolbox
 from tir_env.world import Pin, World, WorldError
 
@@ -187,3 +189,14 @@ def test_a_given_pool_is_shared_and_left_open(toolbox: Toolbox) -> None:
 def test_settings_that_make_no_sense(toolbox: Toolbox, settings: dict, reason: str) -> None:
     with pytest.raises(WorldError, match=reason):
         World(toolbox=toolbox, **settings)
+
+
+def test_a_photograph_that_was_replaced_is_noticed(toolbox: Toolbox, tmp_path: Path, photo: np.ndarray) -> None:
+    write_image(tmp_path / "a.png", photo)
+    world = World(tmp_path, "all", "noise", toolbox, crop=32)
+    start = world.draw(0, 0)
+    write_image(tmp_path / "a.png", photo[::-1])
+    world.begin([start])  # still in memory
+    again = World(tmp_path, "all", "noise", toolbox, crop=32)
+    with pytest.raises(WorldError, match="has other pixels than the start recorded"):
+        again.begin([start])

@@ -8,25 +8,35 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 import skimage.data
+from cachetools import LRUCache, cached
 
 from tir_env.images.generate import dead_leaves
 from tir_env.images.operations import Image, digest
-from tir_env.images.reading import MAX_PIXELS, MIN_SIDE, SUFFIXES, ImageError, decode_image, read_image
+from tir_env.images.reading import MAX_PIXELS, MIN_SIDE, SUFFIXES, ImageError, read_image
 
 log = logging.getLogger(__name__)
 
 Part = Literal["train", "validation", "test", "all"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 FRACTIONS = (0.7, 0.15, 0.15)
+MEMORY = 512 << 20  # bytes of photographs that are kept after reading
+
+
+@cached(LRUCache(MEMORY, getsizeof=lambda image: image.nbytes), lock=Lock())
+def _read(read: Callable[[], Image]) -> Image:
+    image = read()
+    image.setflags(write=False)
+    return image
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,10 @@ class Photo:
     read: Callable[[], Image]
     kin: str = ""
 
-    @cached_property
+    @property
     def image(self) -> Image:
-        image = self.read()
-        image.setflags(write=False)
-        return image
+        """Its pixels, read-only. Read when asked for; the last ones used stay in memory (`MEMORY` bytes in all)."""
+        return _read(self.read)
 
     @cached_property
     def digest(self) -> str:
@@ -56,6 +65,7 @@ class Images(Sequence[Photo]):
 
     def __init__(self, name: str, photos: Sequence[Photo], problems: Sequence[ImageError] = ()) -> None:
         self.name, self.photos, self.problems = name, tuple(photos), tuple(problems)
+        self._by_name = {photo.name: photo for photo in self.photos}
         if not self.photos:
             first = f"; the first: {self.problems[0]}" if self.problems else ""
             raise ImageError(name, f"holds no usable picture{first}", f"Formats: {', '.join(SUFFIXES)}.")
@@ -70,9 +80,8 @@ class Images(Sequence[Photo]):
         return iter(self.photos)
 
     def find(self, name: str) -> Photo:
-        for photo in self.photos:
-            if photo.name == name:
-                return photo
+        if name in self._by_name:
+            return self._by_name[name]
         raise ImageError(f"image {name!r}", f"is not in {self.name}", f"It holds {len(self)}, such as {self.photos[0].name!r}.")
 
     def part(self, part: Part, fractions: tuple[float, float, float] = FRACTIONS) -> Images:
@@ -122,18 +131,26 @@ def folder(
     else:
         raise ImageError(root, "no such file or folder", "Name a picture or a folder of pictures.")
     photos, problems = [], []
-    for file in files:
+
+    def look(file: Path) -> Photo | ImageError:
         try:
-            image = read_image(file, max_pixels=max_pixels, min_side=min_side)
+            photo = Photo(file.relative_to(root).as_posix(), FileReader.of(file, max_pixels, min_side))
+            photo.__dict__["digest"] = digest(photo.read())  # known from now on; the pixels are let go
+            return photo
         except ImageError as error:
-            if on_bad == "raise":
-                raise
-            log.warning("skipped %s", error)
-            problems.append(error)
-            continue
-        photo = Photo(file.relative_to(root).as_posix(), FileReader(str(file), max_pixels, min_side))
-        photo.__dict__["digest"] = digest(image)
-        photos.append(photo)
+            return error
+        except OSError as error:  # it vanished, or may not be looked at
+            return ImageError(file, f"cannot be read: {error}", "Check the path and its permissions.")
+
+    with ThreadPoolExecutor() as threads:
+        for found in threads.map(look, files):
+            if isinstance(found, Photo):
+                photos.append(found)
+            elif on_bad == "raise":
+                raise found
+            else:
+                log.warning("skipped %s", found)
+                problems.append(found)
     return Images(str(path), photos, problems)
 
 
@@ -142,14 +159,14 @@ class FileReader:
     path: str
     max_pixels: int
     min_side: int
+    changed: int  # when, in ns: a file that is replaced is read again
+
+    @classmethod
+    def of(cls, path: Path, max_pixels: int, min_side: int) -> FileReader:
+        return cls(str(path), max_pixels, min_side, path.stat().st_mtime_ns)
 
     def __call__(self) -> Image:
-        return _read_cached(self.path, os.stat(self.path).st_mtime_ns, self.max_pixels, self.min_side)
-
-
-@lru_cache(maxsize=64)
-def _read_cached(path: str, mtime: int, max_pixels: int, min_side: int) -> Image:
-    return read_image(path, max_pixels=max_pixels, min_side=min_side)
+        return read_image(self.path, max_pixels=self.max_pixels, min_side=self.min_side)
 
 
 # Colour photographs inside scikit-image's wheel: nothing is fetched. The stereo pair is kin.
@@ -169,16 +186,10 @@ class SkimageReader:
     name: str
 
     def __call__(self) -> Image:
-        return _read_skimage(self.name)
-
-
-@lru_cache(maxsize=16)
-def _read_skimage(name: str) -> Image:
-    if name.startswith("motorcycle"):
-        # stereo_motorcycle() would also load the disparity map, which takes a second.
-        file = Path(inspect.getfile(skimage.data)).with_name(f"{name}.png")
-        return decode_image(file.read_bytes(), name=name)
-    return np.ascontiguousarray(getattr(skimage.data, name)()[..., :3])
+        if self.name.startswith("motorcycle"):
+            # stereo_motorcycle() would also load the disparity map, which takes a second.
+            return read_image(Path(inspect.getfile(skimage.data)).with_name(f"{self.name}.png"))
+        return np.ascontiguousarray(getattr(skimage.data, self.name)()[..., :3])
 
 
 def generated(count: int, *, seed: int = 0, size: int = 256) -> Images:
@@ -198,12 +209,7 @@ class LeavesReader:
     size: int
 
     def __call__(self) -> Image:
-        return _leaves(self.seed, self.size)
-
-
-@lru_cache(maxsize=1024)
-def _leaves(seed: int, size: int) -> Image:
-    return dead_leaves(seed, size)
+        return dead_leaves(self.seed, self.size)
 
 
 def open_images(spec: str | Path | Images, **options: Any) -> Images:
