@@ -17,41 +17,36 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from experiments.console import main
+from pool import Problem
 from tir_env.degradations import Case, degrade
 from tir_env.images.operations import Image, resize_like
 from tir_env.images.sources import open_images
-from tir_env.tools import Tool, Toolbox
+from tir_env.tools import MADE_FOR, Tool, Toolbox
 
-DEGRADATION = {
-    "denoise": "noise",
-    "defocus_deblur": "defocus blur",
-    "motion_deblur": "motion blur",
-    "dejpeg": "jpeg",
-    "derain": "rain",
-    "dehaze": "haze",
-    "brighten": "dark",
-    "super_resolve": "low resolution",
-    "deblur": "level blur",
-}
 SIZES = {"128x128": (128, 128), "256x256": (256, 256), "480x320": (320, 480)}  # name: (height, width)
 BEST_PSNR = 60.0  # dB, for images that are equal or nearly so
 
 
 @dataclass(frozen=True)
 class Options:
-    images: str  # a folder of clean photographs, or "skimage"
-    toolbox: str = "pocket"  # by name, or the path of a YAML file; tools without their weights are left out
-    json: Path = Path("out/bench_tools.json")  # image-by-image results; an existing file is continued
-    limit: int = 0  # only the first so many images; 0: all
-    seed: int = 0  # of the degradations
+    images: str
+    """A folder of clean photographs, or skimage."""
+    toolbox: str = "pocket"
+    """By name, or the path of a YAML file; tools without their weights are left out."""
+    json: Path = Path("out/bench_tools.json")
+    """Image-by-image results; an existing file is continued."""
+    limit: int = 0
+    """Only the first so many images; 0: all."""
+    seed: int = 0
+    """Of the degradations."""
 
 
-def main(options: Options) -> None:
+def bench(options: Options) -> None:
     one_core()
     toolbox = Toolbox.load(options.toolbox).with_weights_only()
     photos = list(open_images(options.images))
@@ -59,10 +54,8 @@ def main(options: Options) -> None:
     results = _resume(options)
     for number, photo in enumerate(photos):
         missing = [tool for tool in toolbox if photo.name not in results["images"].get(tool.name, {})]
-        for task in {tool.task for tool in missing if tool.task in DEGRADATION}:
-            spoilt = degrade(
-                photo.image, Case.parse(DEGRADATION[task]), options.seed * 1_000_003 + number, name=photo.name
-            ).image
+        for task in {tool.task for tool in missing}:
+            spoilt = degrade(photo.image, Case.parse(MADE_FOR[task]), options.seed * 1_000_003 + number, name=photo.name).image
             before = scores(spoilt, photo.image)
             for tool in missing:
                 if tool.task == task:
@@ -70,7 +63,7 @@ def main(options: Options) -> None:
         if missing:
             _write(options.json, results)
     for tool in toolbox:
-        if tool.name not in results["seconds"] and tool.task in DEGRADATION:
+        if tool.name not in results["seconds"]:
             results["seconds"][tool.name] = seconds(tool, photos[0].image, options.seed)
     _write(options.json, results)
     names = {photo.name for photo in photos}
@@ -110,7 +103,7 @@ def seconds(tool: Tool, photo: Image, seed: int, repeats: int = 5) -> dict[str, 
         # Low resolution would shrink the image below the size that is asked for, so super-resolution is timed on a clean one.
         spoilt = clean = np.ascontiguousarray(clean[:height, :width])
         if tool.scale == 1:
-            spoilt = degrade(clean, Case.parse(DEGRADATION[tool.task]), seed).image
+            spoilt = degrade(clean, Case.parse(MADE_FOR[tool.task]), seed).image
         tool(spoilt)
         times = []
         for _ in range(repeats):
@@ -142,7 +135,7 @@ def _resume(options: Options) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(options.json.read_text())
         if results.get("settings") == settings:
             return results
-        raise SystemExit(f"{options.json} holds results of other settings ({results.get('settings')}). Name another file.")
+        raise Problem(options.json, f"holds results of other settings ({results.get('settings')})", "Name another file.")
     return {"settings": settings, "images": {}, "seconds": {}}
 
 
@@ -154,4 +147,4 @@ def _write(path: Path, results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(Options, bench, __doc__)

@@ -21,21 +21,7 @@ from tir_env.drawing import draw_tiles, save_figure
 from tir_env.images import Image, read_image
 from tir_env.images.operations import resize_like
 from tir_env.images.sources import open_images
-from tir_env.tools import Toolbox
-
-# The degradation that shows what a task is for.
-MADE_FOR = {
-    "denoise": "noise",
-    "defocus_deblur": "defocus blur",
-    "motion_deblur": "motion blur",
-    "deblur": "level blur",
-    "dejpeg": "jpeg",
-    "derain": "rain",
-    "dehaze": "haze",
-    "brighten": "dark",
-    "super_resolve": "low resolution",
-    "all_in_one": "rain+haze",
-}
+from tir_env.tools import MADE_FOR, Toolbox
 
 EXTREMES: dict[str, tuple[dict[str, Setting], ...]] = {
     "noise": ({"kind": "gaussian", "sigma": 20.0}, {"kind": "gaussian", "sigma": 50.0}, {"kind": "poisson", "scale": 1.0},

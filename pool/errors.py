@@ -69,7 +69,9 @@ class LoadFailed(CallFailed):
 
 class WorkerLost(CallFailed):
     kind = "lost its worker process"
-    default_remedy = "The call was cut off so that others go on; look at the worker's log for a crash or for memory that ran out."
+    default_remedy = (
+        "The call was cut off so that others go on; look at the worker's log for a crash or for memory that ran out."
+    )
 
 
 class DeadlineExceeded(CallFailed):

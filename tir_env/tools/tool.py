@@ -31,6 +31,18 @@ TASKS = (
     "deblur",  # RL-Restore's: any blur
     "all_in_one",
 )
+MADE_FOR = {  # the case that shows what a task is for
+    "denoise": "noise",
+    "defocus_deblur": "defocus blur",
+    "motion_deblur": "motion blur",
+    "dejpeg": "jpeg",
+    "derain": "rain",
+    "dehaze": "haze",
+    "brighten": "dark",
+    "super_resolve": "low resolution",
+    "deblur": "level blur",
+    "all_in_one": "rain+haze",
+}
 MIN_SIDE = 8
 
 # uint8 [N, H, W, 3] to uint8, or to floats on the 0..255 scale, [N, H * scale, W * scale, 3].
