@@ -20,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.console import main, write_json
+from experiments.console import at_least, main, write_json
 from pool import Call
 from tir_env.env import RestorationEnv
 from tir_env.images.operations import digest
@@ -111,6 +111,7 @@ def vector(world: World, envs: int, actions: np.ndarray, seed: int) -> Timing:
 
 
 def bench(settings: Bench) -> None:
+    at_least(1, rounds=settings.rounds, episodes=settings.episodes)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     console = Console()

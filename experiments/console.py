@@ -26,9 +26,21 @@ def main(settings: type[Settings] | Callable[..., Settings], run: Callable[[Sett
             raise
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if os.environ.get("TIR_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def at_least(low: int, **values: int) -> None:
+    """Refuse numbers below a limit, by name: `at_least(1, episodes=settings.episodes)`."""
+    for name, value in values.items():
+        if value < low:
+            raise Problem(f"--{name}", f"must be at least {low}, not {value}", "Correct it.")
 
 
 def write_json(path: Path | None, data: Any) -> None:

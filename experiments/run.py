@@ -20,7 +20,7 @@ from rich.table import Table
 
 from agents.agent import Agent, play
 from agents.training_free.bounds import FixedAgent, RandomAgent
-from experiments.console import main, write_json
+from experiments.console import at_least, main, write_json
 from tir_env.drawing import save_figure
 from tir_env.images.sources import Part
 from tir_env.observations import Observer
@@ -59,6 +59,7 @@ class Run:
 
 
 def run(settings: Run) -> None:
+    at_least(1, episodes=settings.episodes, metrics=len(settings.metrics))
     console = Console()
     world = World(
         settings.images, settings.part, settings.suite, settings.toolbox, settings.reward, settings.metrics, settings.horizon,
@@ -94,8 +95,9 @@ def summary(trajectories: list[Trajectory], metrics: tuple[str, ...]) -> dict[st
     """Means and standard deviations over episodes."""
     row = {"reward": float(np.mean([t.total_reward for t in trajectories]))}
     for metric in metrics:
-        end = np.array([t.end_quality[metric].raw for t in trajectories])
-        gain = np.array([t.gains()[metric] for t in trajectories])
+        scored = [t for t in trajectories if metric in t.gains()]  # a metric that failed is among the failures below
+        end = np.array([t.end_quality[metric].raw for t in scored] or [np.nan])
+        gain = np.array([t.gains()[metric] for t in scored] or [np.nan])
         row |= {metric: float(end.mean()), f"{metric} gain": float(gain.mean()), f"{metric} gain std": float(gain.std())}
         row[f"{metric} better"] = float((gain > 0).mean())
     row["calls"] = float(np.mean([len(t.tool_names) for t in trajectories]))

@@ -15,8 +15,8 @@ import numpy as np
 from rich.progress import track
 from skimage.metrics import peak_signal_noise_ratio
 
-from experiments.console import main
-from tir_env.degradations import Case, Setting, Step, degrade, open_depth, open_suite
+from experiments.console import at_least, main
+from tir_env.degradations import Case, Setting, Stage, degrade, open_depth, open_suite
 from tir_env.drawing import draw_tiles, save_figure
 from tir_env.images import Image, read_image
 from tir_env.images.operations import resize_like
@@ -96,7 +96,7 @@ def extremes(settings: Extremes) -> None:
     tiles = [(clean, "clean", name, False)]
     for degradation, extremes_of in EXTREMES.items():
         for pinned in extremes_of:
-            spoilt = degrade(clean, Case(degradation, (Step(degradation, pinned),)), settings.seed, name=name)
+            spoilt = degrade(clean, Case(degradation, (Stage(degradation, pinned),)), settings.seed, name=name)
             tiles.append((spoilt.image, degradation, describe(spoilt.record), False))
     finish(tiles, settings.out, columns=6)
 
@@ -144,6 +144,7 @@ def finish(tiles: list[tuple[Image, str, str, bool]], out: Path, columns: int) -
 
 
 def run(settings: Cases | Extremes | Tools) -> None:
+    at_least(0, seed=settings.seed)
     if isinstance(settings, Cases):
         cases(settings)
     elif isinstance(settings, Extremes):

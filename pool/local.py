@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, UnknownModel
 from pool.model import Call, Model, Outcome, Pool, Stats
@@ -23,6 +24,9 @@ class LocalPool(Pool):
         self._loaded: dict[str, LoadFailed | None] = {}
         self._stats = Stats()
         self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": {}}  # models travel without what load() built, so a copy loads them again
 
     def add(self, *models: Model) -> None:
         for model in models:

@@ -7,6 +7,7 @@ judges: it never sees an image, and it is never asked about a tool call that fai
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 
 from pool import Problem
@@ -91,20 +92,23 @@ def _weights(spec: str, text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in text.split(","):
         metric, _, weight = part.partition("=")
+        name = metric.strip()
         try:
-            weights[metric.strip()] = float(weight or 1)
+            value = float(weight or 1)
         except ValueError as error:
             raise RewardError(f"reward {spec!r}", f"{weight!r} is not a number", "Write sum:psnr=1,ssim=10.") from error
+        if not math.isfinite(value) or name in weights or not name:
+            raise RewardError(f"reward {spec!r}", f"{part!r} is not finite, or names no metric or one twice", "Correct it.")
+        weights[name] = value
     return weights
 
 
 def _imported(spec: str, module: str, name: str) -> RewardDesign:
     try:
         made = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
-        raise RewardError(
-            f"reward {spec!r}", f"cannot be imported: {error}", f"Is it on PYTHONPATH? Forms: {FORMS}."
-        ) from error
+    except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
+        reason = f"cannot be imported and made: {type(error).__name__}: {error}"
+        raise RewardError(f"reward {spec!r}", reason, f"Is it on PYTHONPATH? Forms: {FORMS}.") from error
     if not isinstance(made, RewardDesign):
         raise RewardError(f"reward {spec!r}", "is not a RewardDesign", "Derive your class from rewards.RewardDesign.")
     return made

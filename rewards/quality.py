@@ -37,7 +37,6 @@ class Metric(Model):
         self.name = f"quality/{metric}"
         self.needs_reference = config["metric_mode"] == "FR"
         self.lower_better = bool(config.get("lower_better", False))
-        # Some metrics are cheap, others are networks; what matters to a scheduler is only that none holds much memory by default.
         self.traits = Traits(gpu=True, deadline=120.0)
         self._network: Any = None
 
@@ -46,17 +45,19 @@ class Metric(Model):
 
     def load(self) -> None:
         import pyiqa
+        import torch
 
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             # pyiqa prints while it loads.
             with contextlib.redirect_stdout(io.StringIO()):
-                self._network = pyiqa.create_metric(self.metric, device="cpu")
+                self._network = pyiqa.create_metric(self.metric, device=self._device)
         except Exception as error:  # URLError, LocalEntryNotFoundError, OSError: pyiqa lets whatever its hubs raise through
             reason = f"pyiqa could not build it: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             remedy = (
                 "It needs weights that are fetched at first use. Run pyiqa.create_metric once on a machine with a network and copy "
                 "its caches (TORCH_HOME, HF_HOME; then set HF_HUB_OFFLINE=1), or choose one that needs none: "
-                "psnr, ssim, ms_ssim, fsim, vsi, vif, gmsd, nlpd, piqe."
+                "psnr, ssim, fsim, vsi, gmsd, nlpd, piqe; ms_ssim and vif for images of 192 pixels or more."
             )
             raise MetricError(f"metric {self.metric!r}", reason, remedy) from error
 
@@ -67,7 +68,7 @@ class Metric(Model):
         with torch.inference_mode():
             for image, reference in items:
                 pictures = [image, reference] if self.needs_reference else [image]
-                raw = float(self._network(*(_tensor(p) for p in pictures)).item())
+                raw = float(self._network(*(_tensor(p).to(self._device) for p in pictures)).item())
                 scores.append(Score(-raw if self.lower_better else raw, raw))
         return scores
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pool import Problem
 from rewards import Quality
 from tir_env.images.operations import Image
 
@@ -19,26 +20,26 @@ INCH = 2.6  # of one picture
 RED, GREY = "#b3261e", "#555555"
 
 
-def draw_trajectory(trajectory: Trajectory, metrics: Sequence[str] | None = None) -> Figure:
+def draw_trajectory(trajectory: Trajectory, metrics: Sequence[str] | None = None, columns: int | None = None) -> Figure:
     """Input, each step with its tool and scores, reference. A failed step is framed in red and says why."""
-    tiles: list[tuple[Image, str, str, bool]] = []
-    input_image = trajectory.input
-    if input_image is None:
-        return draw_tiles([])
-    case = trajectory.start.case
-    tiles.append((input_image, f"input: {case}", _scores(trajectory.quality, metrics), False))
+    before = trajectory.input
+    if before is None:
+        raise Problem("figure", "this trajectory was loaded without its images", "World.remake(trajectory) makes them again.")
+    tiles = [(before, f"input: {trajectory.start.case}", _scores(trajectory.quality, metrics), False)]
     for step in trajectory.steps:
-        if step.image is None:
-            continue
+        image = before if step.image is None else step.image
         if step.failure is not None:
-            tiles.append((step.image, f"{step.tool} failed", _wrap(step.failure.message, 34, 3), True))
+            tiles.append((image, f"{step.tool} failed", _wrap(step.failure.message, 34, 3), True))
+        elif step.unscored is not None:
+            tiles.append((image, f"{step.tool}, not scored", _wrap(step.unscored.message, 34, 3), True))
         else:
-            tiles.append((step.image, step.tool, _scores(step.quality, metrics), False))
+            tiles.append((image, step.tool, _scores(step.quality, metrics), False))
     if trajectory.reference is not None:
         tiles.append((trajectory.reference, "reference", "", False))
-    figure = draw_tiles(tiles)
+    figure = draw_tiles(tiles, columns=max(columns or 0, len(tiles)))
     gains = ", ".join(f"{m} {g:+.2f}" for m, g in trajectory.gains().items())
-    figure.suptitle(f"{trajectory.start.image}   {gains}".strip(), fontsize=9, x=0.01, ha="left", color=GREY)
+    title = f"{trajectory.start.image}   {gains}".strip()
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left", color=GREY, parse_math=False)
     return figure
 
 
@@ -54,7 +55,7 @@ def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | Non
         axis.set_axis_off()
     for axis, (image, title, below, marked) in zip(axes.flat, tiles, strict=False):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(title, fontsize=9, color=RED if marked else "black")
+        axis.set_title(title, fontsize=9, color=RED if marked else "black", parse_math=False)
         size = f"{image.shape[1]}×{image.shape[0]}"
         axis.text(
             0.5, -0.03, f"{below}\n{size}" if below else size, fontsize=7, ha="center", va="top", transform=axis.transAxes
@@ -70,6 +71,8 @@ def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | Non
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
     path = Path(path)
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise Problem(path, "is no picture that can be drawn", "End the name in .png, .pdf, .svg or .jpg.")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, SupportsInt
 
@@ -28,19 +29,21 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
     **Actions.** `Discrete(n + 1)`: the index of a tool in the toolbox, or n to stop.
 
     **Observations.** A dict: `image` uint8 [canvas, canvas, 3], the whole current image fitted to a square (scaled down or centred
-    on black, never enlarged), or `features` float32 [dim] if an `encoder` is given; `size` its true height and width; `used` which
-    tools were run with success; `steps_left`; `mask` which actions are allowed (an image is enlarged once at the most).
+    on black, never enlarged), or `features` float32 [dim] if an `encoder` is given; `size` its true height and width in units of
+    1024 pixels; `used` which tools were run with success; `steps_left`; `mask` which actions are allowed (an image is enlarged once
+    at the most).
 
-    **Rewards.** What the reward design makes of the qualities before and after. A step that failed has reward 0 and
-    `info["valid"] == False`: a learner leaves it out, it is not a bad choice.
+    **Rewards.** What the reward design makes of the qualities before and after. Where a tool failed, or the image could not be
+    scored, the reward is 0 and `info["valid"] == False`: a learner leaves that step out, it is not a bad choice. A design that looks
+    at the end alone pays there whatever the last tool did.
 
     **Info.** `image`, `case`, `tool`, `valid`, `failure` (None, or who, why and after how many attempts), `quality` (the last known
     value of each metric, higher is better), and `trajectory`, the live record with every image at its true size
     (`info_trajectory=False` leaves it out, where infos travel between processes).
 
     **Failures** are facts: a tool that raises, hangs or returns nonsense leaves the image as it is. An action that the mask forbids
-    counts as a failure of kind "refused". Only what makes the whole task impossible raises: a metric of the reward that cannot be
-    had, at `reset`.
+    counts as a failure of kind "refused". A metric that fails leaves the image unscored; the next scored step makes up for the
+    reward. Only what makes the whole task impossible raises: a start that cannot be scored, at `reset`.
 
     **Reset options**: `image` (name or index), `case` (name or index), `degradation_seed`, `corner` (top, left). What is not given
     is drawn. The same (settings, seed, actions) give the same bytes; the k-th episode after `reset(seed=s)` is the same in the
@@ -64,7 +67,9 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
 
         `on_episode` is called with every trajectory that ends. A `world` that is given is shared, not closed.
         """
-        self.world = world or World(**settings)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise Problem(f"render_mode {render_mode!r}", "is not known", "Use rgb_array or None.")
+        self.world = world or make_world(settings)
         self._owns_world = world is None
         self.observer = Observer(self.world, canvas, encoder)
         self.observation_space, self.action_space = self.observer.space, self.observer.action_space
@@ -87,7 +92,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         trajectory = self.trajectory
         if trajectory is None or trajectory.ended:
             raise Problem("step", "the episode has ended or was never begun", "Call reset() first.")
-        if not self.action_space.contains(np.int64(int(action))):
+        if not np.issubdtype(np.asarray(action).dtype, np.integer) or not 0 <= int(action) <= self.world.stop:
             raise Problem(f"action {action}", f"is not in {self.action_space}", "Use a tool's index, or the last one to stop.")
         [reward] = self.world.step([trajectory], [int(action)])
         if trajectory.ended and self.on_episode:
@@ -99,7 +104,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         """The trajectory so far as one picture."""
         if self.render_mode != "rgb_array" or self.trajectory is None:
             return None
-        figure = self.trajectory.figure()
+        figure = self.trajectory.figure(columns=self.world.horizon + 2)  # all frames of an episode have one size
         figure.canvas.draw()
         return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
 
@@ -108,12 +113,36 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
             self.world.close()
 
 
+def make_world(settings: dict[str, Any]) -> World:
+    known = inspect.signature(World).parameters
+    for name in settings:
+        if name not in known:
+            raise Problem(f"setting {name!r}", "is not known", suggest(name, list(known)))
+    return World(**settings)
+
+
 def pin_from(options: dict[str, Any] | None, also: tuple[str, ...] = ()) -> Pin:
+    """What reset's options pin, checked."""
     options = options or {}
     for key in options:
         if key not in (*OPTIONS, *also):
             raise Problem(f"reset option {key!r}", "is not known", suggest(str(key), (*OPTIONS, *also)))
-    corner = options.get("corner")
-    return Pin(
-        options.get("image"), options.get("case"), options.get("degradation_seed"), corner and (int(corner[0]), int(corner[1]))
-    )
+    image, case = (_name_or_index(key, options.get(key)) for key in ("image", "case"))
+    seed, corner = options.get("degradation_seed"), options.get("corner")
+    if seed is not None and not (_whole(seed) and seed >= 0):
+        raise Problem("degradation_seed", f"must be a whole number from 0, not {seed!r}", "Correct it.")
+    if corner is not None and not (len(np.shape(corner)) == 1 and len(corner) == 2 and all(map(_whole, corner))):
+        raise Problem("corner", f"must be (top, left) in pixels, not {corner!r}", "Correct it.")
+    return Pin(image, case, None if seed is None else int(seed), None if corner is None else (int(corner[0]), int(corner[1])))
+
+
+def _name_or_index(key: str, value: Any) -> str | int | None:
+    if value is None or isinstance(value, str):
+        return value
+    if not _whole(value):
+        raise Problem(key, f"must be a name or an index, not {value!r}", "Correct it.")
+    return int(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

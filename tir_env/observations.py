@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from pool import Call, Model
+from pool import Call, Model, Problem
 from tir_env.images.operations import fit
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
-MAX_SIDE = 65_535
+SIDE = 1024  # pixels; the unit of `size`, so that it lies beside the other entries and not far above them
 
 
 class Observer:
     """Turns trajectories into observations. With an `encoder` (a pool model: image → float32 [dim]) features take the image's place."""
 
     def __init__(self, world: World, canvas: int = 128, encoder: Model | None = None) -> None:
-        self.world, self.canvas, self.encoder = world, canvas, encoder
+        if canvas != int(canvas) or canvas < 8:
+            raise Problem("canvas", f"must be a whole number of pixels from 8, not {canvas}", "Correct it.")
+        self.world, self.canvas, self.encoder = world, int(canvas), encoder
         tools = len(world.toolbox)
         if encoder is not None:
             world.pool.add(encoder)
@@ -30,7 +32,7 @@ class Observer:
         self.space: spaces.Dict = spaces.Dict(
             {
                 **seen,
-                "size": spaces.Box(1, MAX_SIDE, (2,), np.float32),
+                "size": spaces.Box(0, 64, (2,), np.float32),
                 "used": spaces.MultiBinary(tools),
                 "steps_left": spaces.Box(0, world.horizon, (1,), np.float32),
                 "mask": spaces.MultiBinary(tools + 1),
@@ -49,7 +51,7 @@ class Observer:
             row[list(trajectory.used)] = 1
         return {
             **self._seen(trajectories),
-            "size": np.array([t.image.shape[:2] for t in trajectories], np.float32),
+            "size": np.array([t.image.shape[:2] for t in trajectories], np.float32) / SIDE,
             "used": used,
             "steps_left": np.array([[self.world.horizon - len(t.steps)] for t in trajectories], np.float32),
             "mask": np.stack([self.world.mask(t) for t in trajectories]),
@@ -66,13 +68,12 @@ class Observer:
 def facts(trajectory: Trajectory, *, live: bool) -> dict[str, Any]:
     """The `info` of one environment: what happened at the last step, beside the observation."""
     step = trajectory.steps[-1] if trajectory.steps else None
-    failure = step.failure if step else None
     info: dict[str, Any] = {
         "image": trajectory.start.image,
         "case": trajectory.start.case,
         "tool": step.tool if step else "",
-        "valid": failure is None,
-        "failure": failure,
-        "quality": {metric: score.value for metric, score in trajectory.current_quality.items()},
+        "valid": step.valid if step else True,
+        "failure": (step.failure or step.unscored) if step else None,
+        "quality": {metric: score.value for metric, score in trajectory.last_quality.items()},
     }
     return {**info, "trajectory": trajectory} if live else info

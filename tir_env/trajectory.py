@@ -1,36 +1,29 @@
 """A trajectory: everything that happened in one episode, for a viewer, a replay or a learner.
 
-It holds where the image came from, what spoilt it, and for every step the action, the image, the qualities, the reward, the failure
-if there was one, and the time. It saves to a folder (JSON, images as PNG or by reference), loads, replays to the same bytes, and
-draws itself.
+It holds where the image came from, what spoilt it, and for every step the action, the image, the qualities, the reward, what failed,
+and the time. `trajectory_file` saves and loads it; it replays to the same bytes, and draws itself.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from pool import CallFailed, Problem
-from rewards import Quality, Score
+from rewards import Quality
 from tir_env.images.operations import Image, digest
-from tir_env.images.reading import read_image, write_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERSION = 1
 STOP = "stop"
+GIVEN = "given"  # the source of pictures that a user hands over
 
 
 class TrajectoryError(Problem):
-    """A saved trajectory that cannot be read, or that does not replay to what it recorded."""
+    """A trajectory that cannot be saved or read, or that does not replay to what it recorded."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a step did not happen: which model, what kind of failure (an error's class, or "refused"), and the full message."""
+    """Why a call gave nothing: which model, what kind of failure (an error's class, or "refused"), the full message, the attempts."""
 
     model: str
     kind: str
@@ -63,19 +56,26 @@ class Failure:
 
 @dataclass
 class Step:
-    """One decision and what came of it. After a failure `image` is the one before."""
+    """One decision and the state it led to. If the tool failed, or the decision was to stop, that is the state before."""
 
     action: int
     tool: str  # "denoise/nlm", or "stop"
     image: Image | None = field(repr=False)
     digest: str
     size: tuple[int, int]  # height, width
-    quality: Quality = field(default_factory=dict)
+    quality: Quality = field(default_factory=dict)  # what is known of this image
     reward: float = 0.0
-    failure: Failure | None = None
+    valid: bool = True  # the reward says something about the decision
+    failure: Failure | None = None  # of the tool
+    unscored: Failure | None = None  # of a metric: the tool did its work, but how well is not known
     seconds: float = 0.0
     remembered: bool = False
     notes: dict[str, Any] = field(default_factory=dict)  # the policy's own: probabilities, text
+
+    @property
+    def changed(self) -> bool:
+        """A tool ran with success: the image is another one than before."""
+        return self.failure is None and self.tool != STOP
 
 
 @dataclass(eq=False)
@@ -87,20 +87,20 @@ class Trajectory:
     input: Image | None = field(repr=False)
     reference: Image | None = field(repr=False)
     input_digest: str
+    reference_digest: str | None
     quality: Quality = field(default_factory=dict)  # of the input
     reward_name: str = ""
     steps: list[Step] = field(default_factory=list)
     ended: bool = False
-    end_quality: Quality = field(default_factory=dict)
-
-    # -- what a policy asks --------------------------------------------------------------------------------------------------
 
     @property
     def image(self) -> Image:
         """The current image at its true size."""
         image = self.steps[-1].image if self.steps else self.input
         if image is None:
-            raise TrajectoryError(self.start.image, "was loaded without its images", "Call replay() to make them again.")
+            raise TrajectoryError(
+                self.start.image, "was loaded without its images", "World.remake(trajectory) makes them again."
+            )
         return image
 
     @property
@@ -108,25 +108,31 @@ class Trajectory:
         return self.steps[-1].digest if self.steps else self.input_digest
 
     @property
-    def current_quality(self) -> Quality:
-        """The last quality that is known; a failed scoring leaves the one before."""
-        for step in reversed(self.steps):
-            if step.quality:
-                return step.quality
-        return self.quality
+    def image_quality(self) -> Quality:
+        """What is known of the current image itself."""
+        return self.steps[-1].quality if self.steps else self.quality
 
     @property
-    def image_quality(self) -> Quality:
-        """What is known of the current image itself; empty if it was not scored."""
-        for step in reversed(self.steps):
-            if step.failure is None and step.tool != STOP:
-                return step.quality
-        return self.quality
+    def last_quality(self) -> Quality:
+        """The last known value of every metric, whichever image it was of."""
+        merged = dict(self.quality)
+        for step in self.steps:
+            merged.update(step.quality)
+        return merged
+
+    @property
+    def end_quality(self) -> Quality:
+        """Of the final image; empty while the episode goes on."""
+        return self.image_quality if self.ended else {}
+
+    def gains(self) -> dict[str, float]:
+        """End minus start, for every metric known at both."""
+        return {m: self.end_quality[m].value - self.quality[m].value for m in self.end_quality if m in self.quality}
 
     @property
     def used(self) -> set[int]:
-        """Indices of the tools that were run with success."""
-        return {step.action for step in self.steps if step.failure is None and step.tool != STOP}
+        """Indices of the tools that ran with success."""
+        return {step.action for step in self.steps if step.changed}
 
     @property
     def actions(self) -> list[int]:
@@ -142,98 +148,19 @@ class Trajectory:
 
     @property
     def failures(self) -> list[Failure]:
-        return [step.failure for step in self.steps if step.failure is not None]
-
-    def gains(self) -> dict[str, float]:
-        """End minus start, for every metric scored at both."""
-        return {m: self.end_quality[m].value - self.quality[m].value for m in self.end_quality if m in self.quality}
+        """Of tools and of metrics."""
+        return [failure for step in self.steps for failure in (step.failure, step.unscored) if failure is not None]
 
     def __eq__(self, other: object) -> bool:
-        """Same start, same actions, same bytes. Timings do not count."""
+        """Same start, same actions, same bytes, same scores. Timings and notes do not count."""
         return isinstance(other, Trajectory) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
         return hash((self.start, self.input_digest))
 
     def _identity(self) -> tuple[Any, ...]:
-        steps = [(s.action, s.tool, s.digest, s.quality, s.reward, s.failure) for s in self.steps]
-        return self.start, self.record, self.input_digest, self.quality, steps, self.ended
-
-    # -- files ---------------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: str | Path, *, images: Literal["png", "reference"] = "png") -> Path:
-        """Write `trajectory.json`, and the images as PNG beside it. `images="reference"` writes none: they can be made again.
-
-        The JSON is written last and at once, so a folder that has one is whole.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if images == "png":
-            for name, image in self._pictures():
-                if image is not None:
-                    write_image(folder / name, image)
-        data = {"version": VERSION, "images": images, **self._as_json()}
-        text = json.dumps(data, indent=1, allow_nan=False)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, folder / "trajectory.json")
-        return folder
-
-    def _pictures(self) -> list[tuple[str, Image | None]]:
-        steps = [(f"step-{i + 1}.png", s.image) for i, s in enumerate(self.steps) if s.failure is None and s.tool != STOP]
-        return [("input.png", self.input), ("reference.png", self.reference), *steps]
-
-    def _as_json(self) -> dict[str, Any]:
-        data = {k: v for k, v in self.__dict__.items() if k not in ("input", "reference", "steps", "start")}
-        steps = [{k: v for k, v in s.__dict__.items() if k not in ("image", "failure")} for s in self.steps]
-        for entry, step in zip(steps, self.steps, strict=True):
-            entry["failure"] = step.failure and asdict(step.failure)
-        return {"start": asdict(self.start), **data, "has_reference": self.reference is not None, "steps": steps}
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Trajectory:
-        """Read what `save` wrote. Images saved by reference are absent until `replay`."""
-        path = Path(folder) / "trajectory.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["version"] != VERSION:
-                remedy = f"This version reads {VERSION}."
-                raise TrajectoryError(path, f"is of version {data['version']!r}", remedy)
-            return cls._from_json(data, Path(folder))
-        except OSError as error:
-            raise TrajectoryError(path, f"cannot be read: {error}", "Name the folder that save() wrote.") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"is no saved trajectory: {type(error).__name__}: {error}"
-            raise TrajectoryError(path, reason, "It was cut short or changed by hand.") from error
-
-    @classmethod
-    def _from_json(cls, data: dict[str, Any], folder: Path) -> Trajectory:
-        def picture(name: str, expected: str | None) -> Image | None:
-            if data["images"] != "png":
-                return None
-            image = read_image(folder / name, min_side=1)
-            if expected is not None and digest(image) != expected:
-                raise TrajectoryError(folder / name, "is not the image that was saved", "Restore the file, or replay.")
-            return image
-
-        start = Start(**{**data["start"], "corner": tuple(data["start"]["corner"])})
-        trajectory = cls(
-            start, data["toolbox"], tuple(data["tools"]), data["record"],
-            picture("input.png", data["input_digest"]), picture("reference.png", None) if data["has_reference"] else None,
-            data["input_digest"], _quality(data["quality"]), data["reward_name"],
-            ended=bool(data["ended"]), end_quality=_quality(data["end_quality"]),
-        )  # fmt: skip
-        current = trajectory.input
-        for number, entry in enumerate(data["steps"], start=1):
-            failure = Failure(**entry["failure"]) if entry["failure"] else None
-            if failure is None and entry["tool"] != STOP:
-                current = picture(f"step-{number}.png", entry["digest"])
-            rest = {**entry, "failure": failure, "quality": _quality(entry["quality"]), "size": tuple(entry["size"])}
-            trajectory.steps.append(Step(image=current, **rest))
-        return trajectory
-
-    # -- doing it again ------------------------------------------------------------------------------------------------------
+        steps = [(s.action, s.tool, s.digest, s.quality, s.reward, s.valid, s.failure, s.unscored) for s in self.steps]
+        return self.start, self.record, self.input_digest, self.reference_digest, self.quality, steps, self.ended
 
     def replay(self, tools: Callable[[str, Image], Image], start: tuple[Image, Image | None] | None = None) -> Trajectory:
         """Run every step again and hold the result against what was recorded, byte for byte.
@@ -241,40 +168,45 @@ class Trajectory:
         `tools(name, image)` runs a tool; `start` gives the input and the reference where they were saved by reference
         (`World.remake` does both). Steps that failed are left failed. Returns the trajectory with all its images.
         """
-        image, reference = start or (self.input, self.reference)
-        if image is None:
-            raise TrajectoryError(self.start.image, "was saved by reference", "Replay it with World.remake(trajectory).")
+        current, reference = start or (self.input, self.reference)
+        if current is None:
+            raise TrajectoryError(
+                self.start.image, "was loaded without its images", "World.remake(trajectory) makes them again."
+            )
+        image = current
         _same(image, self.input_digest, "the input")
+        if reference is not None:
+            _same(reference, self.reference_digest, "the reference")
         steps = []
-        current = image
         for number, step in enumerate(self.steps, start=1):
-            if step.failure is None and step.tool != STOP:
+            if step.changed:
                 current = tools(step.tool, current)
                 _same(current, step.digest, f"step {number} ({step.tool})")
-            steps.append(Step(**{**step.__dict__, "image": current}))
-        return Trajectory(**{**self.__dict__, "input": image, "reference": reference, "steps": steps})
+            steps.append(replace(step, image=current))
+        return replace(self, input=image, reference=reference, steps=steps)
 
-    def figure(self, metrics: Sequence[str] | None = None) -> Figure:
-        """Input, each step with its tool and scores, reference: one row of pictures."""
+    def save(self, folder: str | Path, *, images: Literal["png", "reference"] = "png") -> Path:
+        """Into a folder of its own; with `images="reference"` without pictures, which can be made again. All or nothing."""
+        from tir_env.trajectory_file import save
+
+        return save(self, Path(folder), images)
+
+    @staticmethod
+    def load(folder: str | Path) -> Trajectory:
+        """Read what `save` wrote. Images saved by reference are absent until `World.remake`."""
+        from tir_env.trajectory_file import load
+
+        return load(Path(folder))
+
+    def figure(self, metrics: Sequence[str] | None = None, columns: int | None = None) -> Figure:
+        """Input, each step with its tool and scores, reference: one row of pictures, at least `columns` wide."""
         from tir_env.drawing import draw_trajectory
 
-        return draw_trajectory(self, metrics)
+        return draw_trajectory(self, metrics, columns)
 
 
-def _same(image: Image, expected: str, what: str) -> None:
+def _same(image: Image, expected: str | None, what: str) -> None:
     if digest(image) != expected:
         raise TrajectoryError(
             what, "came out with other bytes than recorded", "Another version of the tool, or another photograph?"
         )
-
-
-def _quality(data: dict[str, Any]) -> Quality:
-    return {metric: Score(float(value), float(raw)) for metric, (value, raw) in data.items()}
-
-
-def mean_gains(trajectories: Sequence[Trajectory]) -> dict[str, tuple[float, float]]:
-    """Mean gain and its standard deviation over trajectories, metric by metric."""
-    gains = [t.gains() for t in trajectories]
-    metrics = sorted({m for g in gains for m in g})
-    columns = {m: np.array([g[m] for g in gains if m in g]) for m in metrics}
-    return {m: (float(column.mean()), float(column.std())) for m, column in columns.items()}

@@ -10,10 +10,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from pool import Model, Problem
-from tir_env.env import pin_from
+from tir_env.env import make_world, pin_from
 from tir_env.observations import Observer, facts
-from tir_env.trajectory import Trajectory
-from tir_env.world import World
+from tir_env.trajectory import Start, Trajectory
+from tir_env.world import FREE, World
 
 
 class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
@@ -22,8 +22,9 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
     **Autoreset** is NEXT_STEP: the step after an episode's end ignores that environment's action and begins its next episode, with
     reward 0.
 
-    **Groups.** `reset(options={"group": g})` gives every g neighbours the same start, now and at each of their later episodes: the
-    k-th episode of all members of a group is the same image, spoilt alike (it is made and scored once).
+    **Groups.** With `group=g`, here or as a reset option (which stays in force), every g neighbours have the same start, now and at
+    each of their later episodes: the k-th episode of all members after a reset is the same image, spoilt alike (it is made and scored
+    once). What a reset pins stays pinned, too, until the next reset.
 
     **Seeds.** `reset(seed=s)`: environment i draws as a single one reset with s + i would; with groups, group j as s + j.
 
@@ -37,6 +38,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         self,
         num_envs: int = 1,
         *,
+        group: int = 1,
         canvas: int = 128,
         encoder: Model | None = None,
         info_trajectory: bool = True,
@@ -45,64 +47,80 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         world: World | None = None,
         **settings: Any,
     ) -> None:
-        if num_envs < 1:
-            raise Problem("num_envs", f"must be at least 1, not {num_envs}", "Correct it.")
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise Problem("num_envs", f"must be a whole number from 1, not {num_envs!r}", "Correct it.")
+        if render_mode is not None:
+            raise Problem(
+                f"render_mode {render_mode!r}", "is not for many at once", "Draw trajectories: envs.trajectories[i].figure()."
+            )
         self.num_envs = num_envs
-        self.world = world or World(**settings)
+        self.group = self._checked_group(group)
+        self.world = world or make_world(settings)
         self._owns_world = world is None
         self.observer = Observer(self.world, canvas, encoder)
         self.single_observation_space, self.single_action_space = self.observer.space, self.observer.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.render_mode, self.on_episode, self.info_trajectory = render_mode, on_episode, info_trajectory
+        self.render_mode, self.on_episode, self.info_trajectory = None, on_episode, info_trajectory
         self._streams = np.random.default_rng().integers(2**62, size=num_envs)
         self._episodes = np.full(num_envs, -1)
-        self._group = 1
+        self._pin = FREE
         self.trajectories: list[Trajectory] = []
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         options = dict(options or {})
-        pin = pin_from(options, also=("group", "reset_mask"))
+        self._pin = pin_from(options, also=("group", "reset_mask"))
         if options.get("reset_mask") is not None:
             raise Problem("reset_mask", "is for environments without autoreset", "This one resets finished episodes by itself.")
-        group = int(options.get("group", 1))
-        if group < 1 or self.num_envs % group:
+        group = self._checked_group(options.get("group", self.group))
+        self._seed_streams(seed, group)
+        self._episodes += 1
+        self.trajectories = self.world.begin([self._draw(i) for i in range(self.num_envs)])
+        return self.observer.observe_batch(self.trajectories), self._infos()
+
+    def _checked_group(self, group: Any) -> int:
+        if not isinstance(group, int | np.integer) or group < 1 or self.num_envs % group:
             raise Problem(
                 f"group {group}", f"does not divide the {self.num_envs} environments", "Choose a divisor of num_envs."
             )
-        self._seed_streams(seed, group)
-        self._episodes += 1
-        starts = [self.world.draw(int(s), int(e), pin) for s, e in zip(self._streams, self._episodes, strict=True)]
-        self.trajectories = self.world.begin(starts)
-        return self.observer.observe_batch(self.trajectories), self._infos(range(self.num_envs))
+        return int(group)
 
     def _seed_streams(self, seed: int | Sequence[int | None] | None, group: int) -> None:
         """One stream of starts for each environment, the same for all members of a group. Without a seed the streams go on."""
-        if seed is None:
-            if group == self._group:
-                return
+        if seed is None and group != self.group:
             # Other groups than before, and no seed: everything follows from where the first stream stands.
             seed = int(np.random.SeedSequence([self._streams[0], self._episodes[0] + 1]).generate_state(1)[0])
-        seeds = [seed + i // group for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != self.num_envs:
-            raise Problem(
-                "seed", f"holds {len(seeds)} seeds for {self.num_envs} environments", "Give one each, or a single number."
-            )
-        for i, each in enumerate(seeds):
-            if each is not None:
-                self._streams[i], self._episodes[i] = stream_of(int(each)), -1
-        self._group = group
+        self.group = group
+        if seed is not None:
+            seeds = [seed + i // group for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
+            if len(seeds) != self.num_envs:
+                reason = f"holds {len(seeds)} seeds for {self.num_envs} environments"
+                raise Problem("seed", reason, "Give one each, or a single number.")
+            if any(seeds[i] != seeds[i - i % group] for i in range(self.num_envs)):
+                raise Problem(
+                    "seed", "differs between members of a group", "Give all members of a group the same, or a single number."
+                )
+            for i, each in enumerate(seeds):
+                if each is not None:
+                    self._streams[i], self._episodes[i] = stream_of(int(each)), -1
+        # Some members may have played more episodes than others: all go on from the furthest.
+        leaders = np.arange(self.num_envs) // group * group
+        self._streams = self._streams[leaders]
+        self._episodes = self._episodes.reshape(-1, group).max(axis=1).repeat(group)
+
+    def _draw(self, i: int) -> Start:
+        return self.world.draw(int(self._streams[i]), int(self._episodes[i]), self._pin)
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if not self.trajectories:
             raise Problem("step", "the episodes were never begun", "Call reset() first.")
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions <= self.world.stop)).all():
-            raise Problem(
-                "actions", f"must be {self.num_envs} numbers from 0 to {self.world.stop}, not {actions}", "Correct them."
-            )
+        whole = actions.shape == (self.num_envs,) and np.issubdtype(actions.dtype, np.integer)
+        if not whole or not ((actions >= 0) & (actions <= self.world.stop)).all():
+            reason = f"must be {self.num_envs} whole numbers from 0 to {self.world.stop}, not {actions}"
+            raise Problem("actions", reason, "Correct them.")
         going = [i for i, t in enumerate(self.trajectories) if not t.ended]
         over = [i for i, t in enumerate(self.trajectories) if t.ended]
         rewards = np.zeros(self.num_envs)
@@ -110,20 +128,19 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             rewards[going] = self.world.step([self.trajectories[i] for i in going], [int(actions[i]) for i in going])
         if over:
             self._episodes[over] += 1
-            starts = [self.world.draw(int(self._streams[i]), int(self._episodes[i])) for i in over]
-            for i, trajectory in zip(over, self.world.begin(starts), strict=True):
+            for i, trajectory in zip(over, self.world.begin([self._draw(i) for i in over]), strict=True):
                 self.trajectories[i] = trajectory
         terminated = np.array([t.ended for t in self.trajectories])
         if self.on_episode:
             for trajectory in (t for t in self.trajectories if t.ended):
                 self.on_episode(trajectory)
         observations = self.observer.observe_batch(self.trajectories)
-        return observations, rewards, terminated, np.zeros(self.num_envs, bool), self._infos(range(self.num_envs))
+        return observations, rewards, terminated, np.zeros(self.num_envs, bool), self._infos()
 
-    def _infos(self, indices: Sequence[int]) -> dict[str, Any]:
+    def _infos(self) -> dict[str, Any]:
         infos: dict[str, Any] = {}
-        for i in indices:
-            infos = self._add_info(infos, facts(self.trajectories[i], live=self.info_trajectory), i)
+        for i, trajectory in enumerate(self.trajectories):
+            infos = self._add_info(infos, facts(trajectory, live=self.info_trajectory), i)
         return infos
 
     def close_extras(self, **kwargs: Any) -> None:

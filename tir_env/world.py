@@ -15,14 +15,15 @@ import numpy as np
 
 from pool import Call, Outcome, Pool, Problem, connect
 from rewards import Metric, Quality, RewardDesign, make_reward
-from tir_env.degradations import Case, Suite, degrade, open_depth, open_suite
+from tir_env.degradations import Case, CroppedDepth, DepthSource, Suite, Synthetic, degrade, open_depth, open_suite
 from tir_env.degradations import replay as degrade_again
 from tir_env.images.operations import Image, check_image, crop_at, digest, resize_like
 from tir_env.images.sources import Images, Part, Photo, open_images
 from tir_env.tools import Toolbox
-from tir_env.trajectory import STOP, Failure, Start, Step, Trajectory
+from tir_env.trajectory import GIVEN, STOP, Failure, Start, Step, Trajectory
 
 AS_IS = Suite("as-is", (Case("as-is", ()),))
+MIN_SIDE = 32  # a quarter of it, after low resolution, is the smallest image that tools take
 
 
 class WorldError(Problem):
@@ -58,11 +59,11 @@ class World:
         depth: str = "synthetic",
         pool: str | Pool = "local",
     ) -> None:
-        if horizon < 1:
-            raise WorldError("horizon", f"must be at least 1, not {horizon}", "Give the number of decisions in an episode.")
-        if crop != 0 and crop < 32:  # a quarter of it (low resolution) must still be an image that tools take
-            raise WorldError("crop", f"must be at least 32, or 0 for whole photographs, not {crop}", "Correct it.")
-        self.images = open_images(images).part(part)
+        if horizon != int(horizon) or horizon < 1:
+            raise WorldError("horizon", f"must be a whole number from 1, not {horizon}", "Give the decisions of an episode.")
+        if crop != 0 and (crop != int(crop) or crop < MIN_SIDE):
+            raise WorldError("crop", f"must be at least {MIN_SIDE}, or 0 for whole photographs, not {crop}", "Correct it.")
+        self.images = open_images(images, min_side=MIN_SIDE).part(part)
         self.suite = AS_IS if suite == "as-is" else open_suite(suite)
         self.toolbox = toolbox if isinstance(toolbox, Toolbox) else Toolbox.load(toolbox)
         self.reward = make_reward(reward)
@@ -77,7 +78,7 @@ class World:
 
     def _check_references(self) -> None:
         needy = [name for name, metric in self.metrics.items() if metric.needs_reference]
-        if self.suite is AS_IS and needy:
+        if needy and not all(case.stages for case in self.suite):
             reason = f"need a clean reference, and photographs taken as they are have none: {', '.join(needy)}"
             raise WorldError("metrics", reason, "Use no-reference ones, such as reward='gain:piqe'.")
 
@@ -90,6 +91,8 @@ class World:
 
     def draw(self, stream: int, episode: int, pin: Pin = FREE) -> Start:
         """The `episode`-th start of a stream: a pure function of the two numbers, save for what is pinned."""
+        if stream < 0:
+            raise WorldError("seed", f"must not be negative, and is {stream}", "Use 0, 1, 2 ...")
         rng = np.random.Generator(np.random.PCG64([stream, episode]))
         # All draws are made whether pinned or not, so that pinning one thing leaves the others as they were.
         photo: Photo = self.images[int(rng.integers(len(self.images)))]
@@ -101,10 +104,13 @@ class World:
         if pin.case is not None:
             case = _pick("case", pin.case, self.suite, self.suite.case)
         height, width = photo.image.shape[:2]
-        room = np.maximum(0, np.array([height, width]) - self.crop) + 1 if self.crop else np.ones(2)
-        top, left = (int(v) for v in (place * room))
+        room = np.maximum(0, np.array([height, width]) - self.crop) if self.crop else np.zeros(2, int)
+        corner = pin.corner or (int(place[0] * (room[0] + 1)), int(place[1] * (room[1] + 1)))
+        if not (0 <= corner[0] <= room[0] and 0 <= corner[1] <= room[1]):
+            reason = f"leaves no {self.crop}x{self.crop} crop of {photo.name!r} ({height}x{width})"
+            raise WorldError(f"corner {corner}", reason, f"Choose (top, left) from (0, 0) to ({room[0]}, {room[1]}).")
         return Start(
-            self.images.name, photo.name, photo.digest, pin.corner or (top, left), self.crop, self.suite.name, case.name,
+            self.images.name, photo.name, photo.digest, corner, self.crop, self.suite.name, case.name,
             seed if pin.seed is None else pin.seed,
         )  # fmt: skip
 
@@ -114,20 +120,30 @@ class World:
         for start in starts:
             if start not in made:
                 made[start] = self._begin(start)
-        fresh = list(made.values())
-        for trajectory, (quality, failure) in zip(fresh, self._score(fresh, list(self.metrics)), strict=True):
+        self._score_input(list(made.values()))
+        return [replace(made[start], steps=[]) for start in starts]
+
+    def _begin(self, start: Start) -> Trajectory:
+        case = self.suite.case(start.case)
+        clean = self._clean(start)
+        if not case.stages:
+            return self._trajectory(start, [], clean, None)
+        spoilt = degrade(clean, case, start.seed, name=start.image, depth=self._depth(start))
+        return self._trajectory(start, spoilt.record, spoilt.image, clean)
+
+    def _depth(self, start: Start) -> DepthSource:
+        """Depth from outside belongs to the whole photograph; the crop takes its part of it."""
+        if not start.crop or isinstance(self.depth, Synthetic):
+            return self.depth
+        return CroppedDepth(self.depth, self.images.find(start.image).image, start.corner, start.crop)
+
+    def _score_input(self, trajectories: Sequence[Trajectory]) -> None:
+        scores = self._score(trajectories, [list(self.metrics)] * len(trajectories))
+        for trajectory, (quality, failure) in zip(trajectories, scores, strict=True):
             if failure is not None:
                 remedy = "Mend what it names, or leave that metric out: without it there is no reward."
                 raise WorldError(f"the start {trajectory.start.image!r}", f"cannot be scored: {failure.message}", remedy)
             trajectory.quality = quality
-        return [replace(made[start], steps=[]) for start in starts]
-
-    def _begin(self, start: Start) -> Trajectory:
-        clean = self._clean(start)
-        if self.suite is AS_IS:
-            return self._trajectory(start, [], clean, None)
-        spoilt = degrade(clean, self.suite.case(start.case), start.seed, name=start.image, depth=self.depth)
-        return self._trajectory(start, spoilt.record, spoilt.image, clean)
 
     def _clean(self, start: Start) -> Image:
         whole: Image = self.images.find(start.image).image
@@ -139,16 +155,15 @@ class World:
 
     def _trajectory(self, start: Start, record: list[dict[str, Any]], image: Image, clean: Image | None) -> Trajectory:
         tools = tuple(tool.name for tool in self.toolbox)
-        return Trajectory(start, self.toolbox.name, tools, record, image, clean, digest(image), reward_name=self.reward.name)
+        digests = digest(image), None if clean is None else digest(clean)
+        return Trajectory(start, self.toolbox.name, tools, record, image, clean, *digests, reward_name=self.reward.name)
 
     def enter(self, image: Image, name: str = "photo", reference: Image | None = None) -> Trajectory:
         """A trajectory for a user's own picture, taken as it is."""
         check_image(image)
-        start = Start("given", name, digest(image), (0, 0), 0, AS_IS.name, AS_IS.name, 0)
+        start = Start(GIVEN, name, digest(image), (0, 0), 0, AS_IS.name, AS_IS.name, 0)
         trajectory = self._trajectory(start, [], image, reference)
-        [(trajectory.quality, failure)] = self._score([trajectory], list(self.metrics))
-        if failure is not None:
-            raise WorldError(f"image {name!r}", f"cannot be scored: {failure.message}", "Leave that metric out.")
+        self._score_input([trajectory])
         return trajectory
 
     # -- steps ---------------------------------------------------------------------------------------------------------------
@@ -162,6 +177,8 @@ class World:
 
     def step(self, trajectories: Sequence[Trajectory], actions: Sequence[int]) -> list[float]:
         """One action for each trajectory, all tool calls in flight together; the rewards. Nothing a tool does raises here."""
+        if any(trajectory.ended for trajectory in trajectories):
+            raise WorldError("step", "an episode that has ended was given an action", "Begin another one.")
         calls: list[Call] = []
         callers: list[int] = []
         for index, (trajectory, action) in enumerate(zip(trajectories, actions, strict=True)):
@@ -180,7 +197,8 @@ class World:
         before = trajectory.image
         height, width = before.shape[:2]
         tool = STOP if action == self.stop else self.toolbox[action].name
-        step = Step(action, tool, before, trajectory.current_digest, (height, width))
+        # The same image, so what is known of it still holds.
+        step = Step(action, tool, before, trajectory.current_digest, (height, width), dict(trajectory.image_quality))
         if outcome is None:
             if action != self.stop:
                 message = (
@@ -193,62 +211,87 @@ class World:
             step.failure = Failure.of(outcome.error)
             return step
         image: Image = outcome.value
-        step.image, step.digest, step.size = image, digest(image), (image.shape[0], image.shape[1])
+        step.image, step.digest, step.size, step.quality = image, digest(image), (image.shape[0], image.shape[1]), {}
         return step
 
     def _judge(self, trajectories: Sequence[Trajectory]) -> None:
-        """Score what the reward asks for, and the rest at the end; write qualities and rewards into the last steps."""
-        ended = [t for t in trajectories if t.ended]
-        fresh = [t for t in trajectories if t.steps[-1].failure is None and t.steps[-1].tool != STOP and not t.ended]
-        for group, metrics in (
-            (ended, list(self.metrics)),
-            (fresh if self.reward.every_step else [], list(self.reward.metrics)),
-        ):
-            for trajectory, (quality, failure) in zip(group, self._score(group, metrics), strict=True):
-                step = trajectory.steps[-1]
-                step.failure = step.failure or failure
-                if failure is None:
-                    before = trajectory.current_quality if self.reward.every_step else trajectory.quality
-                    step.quality = quality
-                    if trajectory.ended:
-                        trajectory.end_quality = quality
-                    if step.failure is None and (step.tool != STOP or not self.reward.every_step):
-                        step.reward = float(self.reward.step(before, quality))
+        """Score the images that the last steps led to as far as is asked for, and write their rewards."""
+        scores = self._score(trajectories, [self._asked(trajectory) for trajectory in trajectories])
+        for trajectory, (quality, failure) in zip(trajectories, scores, strict=True):
+            step = trajectory.steps[-1]
+            step.quality.update(quality)
+            step.unscored = failure
+            step.reward, step.valid = self._reward(trajectory)
 
-    def _score(self, group: Sequence[Trajectory], metrics: list[str]) -> list[tuple[Quality, Failure | None]]:
-        """Qualities of the current images; only what is not known yet is computed.
+    def _asked(self, trajectory: Trajectory) -> list[str]:
+        """All metrics at the end; on the way the reward's, if it wants every step and the image is a new one."""
+        if trajectory.ended:
+            return list(self.metrics)
+        return list(self.reward.metrics) if self.reward.every_step and trajectory.steps[-1].changed else []
+
+    def _reward(self, trajectory: Trajectory) -> tuple[float, bool]:
+        """The last step's reward, and whether it says something about the decision.
+
+        Paid is the way from the last image whose quality is known. So an image that could not be scored costs its own step the
+        reward, but the next one that can be makes up for it, and the rewards still add up to the whole gain.
+        """
+        last = trajectory.steps[-1]
+        if self.reward.every_step:
+            before, changed = self._last_known(trajectory)
+            due = changed
+        else:
+            before, due = trajectory.quality, trajectory.ended
+        if not due:
+            return 0.0, last.failure is None
+        if not self._knows(last.quality):
+            return 0.0, False
+        return float(self.reward.step(before, last.quality)), True
+
+    def _last_known(self, trajectory: Trajectory) -> tuple[Quality, bool]:
+        """The latest quality known before the last step, and whether the image changed since."""
+        changed = False
+        for step, state in zip(reversed(trajectory.steps), reversed([None, *trajectory.steps[:-1]]), strict=True):
+            changed = changed or step.changed
+            quality = trajectory.quality if state is None else state.quality
+            if self._knows(quality):
+                return quality, changed
+        raise AssertionError("the input is scored before an episode begins")
+
+    def _knows(self, quality: Quality) -> bool:
+        return all(metric in quality for metric in self.reward.metrics)
+
+    def _score(self, group: Sequence[Trajectory], asked: Sequence[list[str]]) -> list[tuple[Quality, Failure | None]]:
+        """What could be found out of the current images, and the first failure. What is known already is not computed again.
 
         Outputs of another size are resized (bicubic) to the reference before they are compared with it.
         """
-        known = [trajectory.image_quality for trajectory in group]
-        wanted = [[m for m in metrics if m not in have] for have in known]
+        wanted = [[m for m in metrics if m not in t.image_quality] for t, metrics in zip(group, asked, strict=True)]
         calls = []
-        for trajectory, missing in zip(group, wanted, strict=True):
+        for trajectory, metrics in zip(group, wanted, strict=True):
             image, reference = trajectory.image, trajectory.reference
-            fitted = resize_like(image, reference) if reference is not None and missing else image
-            for m in missing:
+            fitted = resize_like(image, reference) if reference is not None and metrics else image
+            for m in metrics:
                 item = (fitted, reference) if self.metrics[m].needs_reference else (image, None)
                 calls.append(Call(self.metrics[m].name, item))
         outcomes = iter(self.pool.run(calls) if calls else [])
-        results = []
-        for have, missing in zip(known, wanted, strict=True):
-            mine = [next(outcomes) for _ in missing]
-            failure = next((Failure.of(o.error) for o in mine if o.error is not None), None)
-            found = have | {m: o.value for m, o in zip(missing, mine, strict=True)}
-            results.append(({} if failure else {m: found[m] for m in metrics}, failure))
+        results: list[tuple[Quality, Failure | None]] = []
+        for metrics in wanted:
+            mine = {m: next(outcomes) for m in metrics}
+            failure = next((Failure.of(o.error) for o in mine.values() if o.error is not None), None)
+            results.append(({m: o.value for m, o in mine.items() if o.ok}, failure))
         return results
 
     # -- again ---------------------------------------------------------------------------------------------------------------
 
     def remake(self, trajectory: Trajectory) -> Trajectory:
         """Replay a trajectory from its record alone; raises `TrajectoryError` where a byte differs."""
-        image, reference = trajectory.input, trajectory.reference
-        if trajectory.start.images != "given":
-            reference = self._clean(trajectory.start)
-            image = degrade_again(reference, trajectory.record, name=trajectory.start.image, depth=self.depth)
-            reference = reference if trajectory.record else None
-        start = None if image is None else (image, reference)
-        return trajectory.replay(lambda name, img: self.pool.run([Call(name, img)])[0].unwrap(), start)
+        start = None
+        if trajectory.start.images != GIVEN:
+            clean = self._clean(trajectory.start)
+            depth = self._depth(trajectory.start)
+            spoilt = degrade_again(clean, trajectory.record, name=trajectory.start.image, depth=depth)
+            start = spoilt, clean if trajectory.record else None
+        return trajectory.replay(lambda name, image: self.pool.run([Call(name, image)])[0].unwrap(), start)
 
     def close(self) -> None:
         if self.owns_pool:

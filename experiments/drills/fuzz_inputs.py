@@ -8,6 +8,7 @@ and by mutating good YAML as text and as data. Exits with 1 if anything else hap
 from __future__ import annotations
 
 import io
+import math
 import random
 import resource
 import signal
@@ -33,7 +34,7 @@ from experiments.console import main, write_json
 from pool import Problem
 from tir_env.degradations.suites import open_suite
 from tir_env.images.operations import check_image
-from tir_env.images.reading import read_image
+from tir_env.images.reading import MAX_PIXELS, read_image
 from tir_env.images.sources import skimage_photos
 from tir_env.tools import Toolbox
 from tir_env.tools.toolbox import FOLDER
@@ -128,6 +129,16 @@ def mutated_picture(rng: random.Random, good: list[tuple[str, bytes]]) -> tuple[
     elif kind == 7:
         return rng.choice(("png", "jpg", "tif", "webp", "bmp")), bytes(raw)  # the wrong suffix
     return suffix, bytes(raw)
+
+
+def largest_pictures() -> Iterator[tuple[str, bytes]]:
+    """Honest pictures as large as we take them, in the modes that need most memory; tiny as files."""
+    side = math.isqrt(MAX_PIXELS)
+    for values in (np.zeros((side, side), np.uint16), np.zeros((side, side, 4), np.uint8), np.zeros((side, side, 2), np.uint8)):
+        stream = io.BytesIO()
+        Pillow.fromarray(values).save(stream, "PNG", compress_level=1)
+        del values
+        yield "png", stream.getvalue()
 
 
 def bomb(rng: random.Random) -> bytes:
@@ -254,6 +265,7 @@ def drill(settings: Fuzz) -> None:
     toolbox = (FOLDER / "pocket.yaml").read_text(encoding="utf-8")
     half = settings.yaml // 2
     runs: dict[str, tuple[Callable[[Path], None], Iterator[tuple[str, bytes]]]] = {
+        "largest pictures": (read_picture, largest_pictures()),
         "pictures": (read_picture, (mutated_picture(rng, good) for _ in range(settings.images))),
         "suites": (read_suite, (("yaml", mutated_yaml(rng, GOOD_SUITE)) for _ in range(half))),
         "toolboxes": (read_toolbox, (("yaml", mutated_yaml(rng, toolbox)) for _ in range(settings.yaml - half))),

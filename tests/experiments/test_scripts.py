@@ -62,3 +62,23 @@ def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None
     assert done.returncode == 2
     assert done.stderr.startswith("error: suite 'mio100': is not known. Did you mean 'mio100-")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run.py", "--episodes", 0),
+        ("run.py", "--seed", -1),
+        ("run.py", "--out", "/proc/none"),
+        ("run.py", "--reward", "json:loads"),
+        ("show.py", "extremes", "--seed", -1),
+        ("show.py", "cases", "--out", "e.xyz"),
+        ("show.py", "tools", "--image", "/none.png"),
+        ("bench_tools.py", "--images", "/none"),
+    ],
+)
+def test_more_mistakes(command: tuple[object, ...]) -> None:
+    done = script(*command)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr

@@ -56,7 +56,10 @@ def test_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_reward("my_reward:Nothing")
 
 
-@pytest.mark.parametrize("spec", ["gain", "psnr", "", "sum:psnr=much", "no_such_module:Reward"])
+@pytest.mark.parametrize(
+    "spec",
+    ["gain", "psnr", "", "sum:psnr=much", "sum:psnr=nan", "sum:psnr,psnr=2", "no_such_module:Reward", "json:loads", ":x"],
+)
 def test_what_cannot_be_understood_is_named_with_the_forms(spec: str) -> None:
     with pytest.raises(RewardError) as caught:
         make_reward(spec)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -36,11 +39,11 @@ def test_the_real_toolbox_passes_too() -> None:
 def test_observations_say_what_happened(world: World) -> None:
     env = RestorationEnv(world=world, canvas=64)
     first, info = env.reset(seed=1)
-    assert (first["size"].tolist(), first["steps_left"].tolist()) == ([32, 32], [3])
+    assert ((first["size"] * 1024).tolist(), first["steps_left"].tolist()) == ([32, 32], [3])
     assert info["valid"]
     assert info["failure"] is None
     second, reward, terminated, truncated, info = env.step(LARGER)
-    assert second["size"].tolist() == [128, 128]
+    assert (second["size"] * 1024).tolist() == [128, 128]
     assert second["used"].tolist() == [0, 0, 0, 0, 1]
     assert second["mask"][LARGER] == 0
     assert second["steps_left"] == [2]
@@ -111,5 +114,82 @@ def test_features_take_the_images_place(world: World) -> None:
 def test_images_larger_than_the_canvas_are_shown_whole(toolbox: Toolbox) -> None:
     env = RestorationEnv(toolbox=toolbox, suite="noise", crop=0, canvas=64, images="skimage")
     observation, _ = env.reset(seed=0, options={"image": "rocket"})
-    assert observation["size"].tolist() == [427, 640]
+    assert (observation["size"] * 1024).tolist() == [427, 640]
     assert observation["image"].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"corner": (1000, 1000)}, "leaves no 32x32 crop"),
+        ({"corner": (-1, 0)}, "leaves no 32x32 crop"),
+        ({"corner": (1,)}, r"must be \(top, left\)"),
+        ({"corner": "ab"}, r"must be \(top, left\)"),
+        ({"degradation_seed": -1}, "whole number from 0"),
+        ({"degradation_seed": 1.5}, "whole number from 0"),
+        ({"image": True}, "a name or an index"),
+        ({"case": 2.5}, "a name or an index"),
+    ],
+)
+def test_reset_options_are_checked(world: World, options: dict, reason: str) -> None:
+    with pytest.raises(Problem, match=reason):
+        RestorationEnv(world=world).reset(seed=0, options={"image": "rocket"} | options)
+
+
+def test_reset_options_may_be_numpys(world: World) -> None:
+    env = RestorationEnv(world=world)
+    env.reset(seed=0, options={"corner": np.array([3, 5]), "degradation_seed": np.int64(4), "image": np.int64(0)})
+    assert (env.trajectory.start.corner, env.trajectory.start.seed) == ((3, 5), 4)
+    assert type(env.trajectory.start.seed) is int
+
+
+@pytest.mark.parametrize("action", [1.9, None, "0", -1, True])
+def test_only_whole_numbers_are_actions(world: World, action: object) -> None:
+    env = RestorationEnv(world=world)
+    env.reset(seed=0)
+    with pytest.raises(Problem, match="is not in Discrete"):
+        env.step(action)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"horizn": 3}, "Did you mean 'horizon'"), ({"canvas": 0}, "canvas"), ({"render_mode": "human"}, "rgb_array")],
+)
+def test_settings_are_checked(toolbox: Toolbox, settings: dict, reason: str) -> None:
+    with pytest.raises(Problem, match=reason):
+        RestorationEnv(toolbox=toolbox, **settings)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_copies_go_on_as_the_original_would(toolbox: Toolbox, again: Callable[[RestorationEnv], RestorationEnv]) -> None:
+    env = RestorationEnv(toolbox=toolbox, suite="noise", crop=32)
+    env.reset(seed=1)
+    env.step(BRIGHTER)
+    other = again(env)
+    assert env.step(BRIGHTER)[1:4] == other.step(BRIGHTER)[1:4]
+    assert env.trajectory == other.trajectory
+    env.reset()
+    other.reset()
+    assert env.trajectory == other.trajectory
+
+
+def test_frames_of_an_episode_have_one_size(world: World) -> None:
+    env = RestorationEnv(world=world, render_mode="rgb_array")
+    env.reset(seed=0)
+    frames = [env.render()]
+    for action in (BRIGHTER, STOP):
+        env.step(action)
+        frames.append(env.render())
+    assert len({frame.shape for frame in frames}) == 1
+    assert not np.array_equal(frames[0], frames[1])
+
+
+def test_it_works_under_gymnasiums_wrappers(toolbox: Toolbox) -> None:
+    envs = gymnasium.make_vec(
+        "tir_env/Restoration-v0", num_envs=2, vectorization_mode="sync", toolbox=toolbox, suite="noise", crop=32, canvas=32
+    )
+    envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
+    envs.reset(seed=0)
+    _, _, terminated, _, infos = envs.step(np.array([STOP, BRIGHTER]))
+    assert terminated.tolist() == [True, False]
+    assert infos["episode"]["l"].tolist() == [1, 0]

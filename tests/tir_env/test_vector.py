@@ -84,6 +84,36 @@ def test_groups_share_every_start(world: World) -> None:
     start = RestorationEnv(world=world)
     start.reset(seed=6)
     assert start.trajectory.start == seen[3][0], "group j draws as seed + j"
+    envs.reset()  # members have played different numbers of episodes
+    starts = [t.start for t in envs.trajectories]
+    assert len(set(starts[:3])) == len(set(starts[3:])) == 1, "groups stay, and are level again"
+    assert starts[0] not in [s for each in seen.values() for s in each]
+
+
+def test_groups_from_the_beginning(world: World) -> None:
+    envs = RestorationVectorEnv(4, world=world, group=2)
+    for seed in (3, None, [7, 7, 8, 8]):
+        envs.reset(seed=seed)
+        a, b, c, d = (t.start for t in envs.trajectories)
+        assert a == b != c == d
+    with pytest.raises(Problem, match="differs between members of a group"):
+        envs.reset(seed=[1, 2, 3, 4])
+    with pytest.raises(Problem, match="does not divide"):
+        RestorationVectorEnv(4, world=world, group=3)
+
+
+def test_pins_hold_until_the_next_reset(world: World) -> None:
+    envs = RestorationVectorEnv(2, world=world)
+    envs.reset(seed=0, options={"image": "rocket"})
+    for _ in range(6):
+        envs.step(np.array([STOP, STOP]))
+        assert {t.start.image for t in envs.trajectories} == {"rocket"}
+    envs.reset(seed=1)
+    images = set()
+    for _ in range(12):
+        envs.step(np.array([STOP, STOP]))
+        images |= {t.start.image for t in envs.trajectories}
+    assert len(images) > 1
 
 
 def test_resets_without_a_seed_go_on_and_are_decided_by_the_seed_before(world: World) -> None:
@@ -91,7 +121,7 @@ def test_resets_without_a_seed_go_on_and_are_decided_by_the_seed_before(world: W
         envs = RestorationVectorEnv(4, world=world)
         starts = []
         envs.reset(seed=9)
-        for options in ({}, {}, {"group": 2}, {"group": 2}, {"group": 4}, {}):
+        for options in ({}, {}, {"group": 2}, {}, {"group": 4}, {"group": 1}):
             envs.reset(options=options)
             starts.append([t.start for t in envs.trajectories])
         return starts
@@ -137,7 +167,8 @@ def test_on_episode_sees_each_once(world: World) -> None:
         (lambda e: e.reset(options={"group": 3}), "does not divide"),
         (lambda e: e.reset(seed=[1, 2, 3]), "3 seeds for 4"),
         (lambda e: e.reset(options={"reset_mask": np.ones(4, bool)}), "without autoreset"),
-        (lambda e: e.step(np.zeros(3, int)), "must be 4 numbers"),
+        (lambda e: e.step(np.zeros(3, int)), "must be 4 whole numbers"),
+        (lambda e: e.step(np.full(4, 0.9)), "must be 4 whole numbers"),
         (lambda e: e.step(np.array([0, 0, 0, 9])), "from 0 to 5"),
     ],
 )
@@ -151,5 +182,7 @@ def test_mistakes_are_named(world: World, call, reason: str) -> None:  # type: i
 def test_a_vector_of_none_is_refused(world: World) -> None:
     with pytest.raises(Problem, match="num_envs"):
         RestorationVectorEnv(0, world=world)
+    with pytest.raises(Problem, match="render_mode"):
+        RestorationVectorEnv(1, world=world, render_mode="rgb_array")
     with pytest.raises(Problem, match=r"Call reset\(\) first"):
         RestorationVectorEnv(1, world=world).step(np.array([0]))

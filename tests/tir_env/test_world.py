@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pool import LocalPool
-from rewards import RewardDesign
-from rewards.quality import Quality
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP
 from tir_env.images import ImageError, write_image
 from tir_env.tools import Toolbox
+from tir_env.trajectory import Trajectory
 from tir_env.world import Pin, World, WorldError
 
 
@@ -84,32 +84,91 @@ def test_a_reward_for_the_end_alone(toolbox: Toolbox) -> None:
     assert world.pool.stats().by_model["quality/psnr"] == 2, "not scored on the way"
 
 
-class Flaky(RewardDesign):
-    name, metrics = "flaky", ("psnr",)
-
-    def step(self, before: Quality, after: Quality) -> float:
-        return after["psnr"].value - before["psnr"].value
-
-
-def test_a_metric_that_fails_once_costs_that_steps_reward_and_no_more(
-    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = World(toolbox=toolbox, crop=32, suite="noise", reward=Flaky(), horizon=3)
-    metric = world.metrics["psnr"]
-    honest, calls = metric.run, []
+def fail_metric(world: World, metric: str, monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+    """Make some calls of a metric fail, counted from 1 (the input's score)."""
+    honest, made = world.metrics[metric].run, []
 
     def flaky(items):  # type: ignore[no-untyped-def]
-        calls.append(1)
-        if len(calls) == 2:
+        made.append(1)
+        if len(made) in calls:
             raise RuntimeError("no score today")
         return honest(items)
 
-    monkeypatch.setattr(metric, "run", flaky)
-    trajectory = one(world, BRIGHTER, BRIGHTER, BRIGHTER)
-    assert [s.failure.kind if s.failure else None for s in trajectory.steps] == ["ModelRaised", None, None]
-    assert trajectory.steps[0].reward == 0
-    assert trajectory.used == {BRIGHTER}
-    assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"]), "the next step's gain makes up for it"
+    monkeypatch.setattr(world.metrics[metric], "run", flaky)
+
+
+@pytest.mark.parametrize("actions", [(BRIGHTER, DARKER, DARKER), (BRIGHTER, STOP), (BRIGHTER, FAILS, DARKER)])
+def test_an_image_that_was_not_scored_costs_its_own_step_the_reward_and_no_more(
+    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch, actions: tuple[int, ...], tmp_path: Path
+) -> None:
+    world = World(toolbox=toolbox, crop=32, suite="noise", horizon=3)
+    fail_metric(world, "psnr", monkeypatch, 2)
+    trajectory = one(world, *actions)
+    first = trajectory.steps[0]
+    assert (first.reward, first.valid, first.failure, first.unscored.kind) == (0.0, False, None, "ModelRaised")
+    assert first.changed
+    assert BRIGHTER in trajectory.used
+    assert trajectory.steps[-1].valid
+    assert trajectory.end_quality["psnr"].value == pytest.approx(score_of(trajectory.image, trajectory.reference))
+    assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"])
+    assert world.remake(Trajectory.load(trajectory.save(tmp_path / "t"))) == trajectory
+
+
+def score_of(image: np.ndarray, reference: np.ndarray) -> float:
+    return 10 * math.log10(255**2 / ((image.astype(float) - reference) ** 2).mean())
+
+
+def test_a_metric_that_is_only_reported_does_not_touch_the_reward(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(toolbox=toolbox, crop=64, suite="noise", metrics=("ssim",), horizon=2)
+    fail_metric(world, "ssim", monkeypatch, 2)
+    trajectory = one(world, BRIGHTER, BRIGHTER)
+    assert trajectory.steps[-1].valid
+    assert trajectory.steps[-1].unscored.model == "quality/ssim"
+    assert set(trajectory.end_quality) == {"psnr"}
+    assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"])
+
+
+@pytest.mark.parametrize("last", [FAILS, STOP, DARKER])
+def test_a_reward_for_the_end_is_paid_whatever_the_last_tool_did(toolbox: Toolbox, last: int) -> None:
+    world = World(toolbox=toolbox, crop=32, suite="noise", reward="final:psnr", horizon=3)
+    trajectory = one(world, BRIGHTER, BRIGHTER, last)
+    assert [s.reward for s in trajectory.steps[:2]] == [0, 0]
+    assert trajectory.steps[2].reward == trajectory.end_quality["psnr"].value > 5
+    assert trajectory.steps[2].valid
+
+
+def test_an_episode_that_has_ended_takes_no_action(world: World) -> None:
+    trajectory = one(world, STOP)
+    with pytest.raises(WorldError, match="has ended"):
+        world.step([trajectory], [BRIGHTER])
+
+
+def test_quality_keeps_the_last_value_of_every_metric(toolbox: Toolbox) -> None:
+    world = World(toolbox=toolbox, crop=64, suite="noise", metrics=("ssim",), horizon=3)
+    trajectory = one(world, BRIGHTER)
+    assert set(trajectory.image_quality) == {"psnr"}
+    assert set(trajectory.last_quality) == {"psnr", "ssim"}
+    assert trajectory.last_quality["ssim"] == trajectory.quality["ssim"]
+
+
+def test_depth_from_a_file_is_of_the_whole_photograph(toolbox: Toolbox, tmp_path: Path) -> None:
+    photo = np.full((64, 256, 3), 40, np.uint8)
+    photo[::2] = 42
+    write_image(tmp_path / "photos" / "x" / "1.png", photo)
+    depth = np.zeros((64, 256))
+    depth[:, 128:] = 1  # the right half is far
+    (tmp_path / "depth" / "x").mkdir(parents=True)
+    np.save(tmp_path / "depth" / "x" / "1.npy", depth)
+    np.save(tmp_path / "depth" / "1.npy", np.ones((64, 256)))  # of another photograph of that name
+    for suite in ("haze", "haze+low resolution"):
+        world = World(tmp_path / "photos", "all", suite, toolbox, crop=64, depth=f"folder:{tmp_path / 'depth'}")
+        means = []
+        for left in (0, 192):
+            [trajectory] = world.begin([world.draw(0, 0, Pin(corner=(0, left)))])
+            means.append(trajectory.input.mean())
+            assert world.remake(trajectory) == trajectory
+        assert means[0] == pytest.approx(41, abs=0.6), "near: no haze"
+        assert means[1] > 120
 
 
 def test_a_start_that_cannot_be_scored_is_an_error(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +244,10 @@ def test_a_given_pool_is_shared_and_left_open(toolbox: Toolbox) -> None:
         one(owner)
 
 
-@pytest.mark.parametrize(("settings", "reason"), [({"horizon": 0}, "horizon"), ({"crop": 3}, "crop")])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"horizon": 0}, "horizon"), ({"horizon": 2.5}, "horizon"), ({"crop": 3}, "crop"), ({"crop": 31}, "crop")],
+)
 def test_settings_that_make_no_sense(toolbox: Toolbox, settings: dict, reason: str) -> None:
     with pytest.raises(WorldError, match=reason):
         World(toolbox=toolbox, **settings)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pool.errors import Problem
-from tir_env.images.operations import Image
+from tir_env.images.operations import Image, digest
 
 Depth = NDArray[np.float64]  # [H, W], 0 near … 1 far
 FALLBACK = "synthetic"
@@ -51,7 +51,10 @@ class Synthetic:
 
 
 class DepthFolder:
-    """Maps given by the user: `<stem of the photograph>.npy` or `.png` (any range, larger is farther) in one folder."""
+    """Maps given by the user, of whole photographs: `<name>.npy` or `.png` (any range, larger is farther).
+
+    A photograph in a sub-folder has its map in the same sub-folder here, or simply here.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -60,9 +63,10 @@ class DepthFolder:
 
     def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
         stem = Path(name).stem
-        for path in (self.folder / f"{stem}.npy", self.folder / f"{stem}.png"):
-            if path.is_file():
-                return _normalised(self._read(path), image, path), f"file:{path.name}"
+        for base in (self.folder / Path(name).parent / stem, self.folder / stem):
+            for path in (base.with_name(f"{stem}.npy"), base.with_name(f"{stem}.png")):
+                if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
+                    return _normalised(self._read(path), image, path), f"file:{path.name}"
         raise DepthError(
             self.folder, f"holds no depth map for {name!r}", f"Add {stem}.npy or {stem}.png, or use the synthetic depth."
         )
@@ -86,9 +90,10 @@ class DepthModel:
     def __init__(self, model: str = "depth-anything/Depth-Anything-V2-Small-hf", device: str = "cpu") -> None:
         self.model, self.device = model, device
         self._loaded: Any = None
+        self._recent: tuple[str, Depth] | None = None  # the crops of one photograph often follow each other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}  # weights are loaded again where it arrives
+        return {**self.__dict__, "_loaded": None, "_recent": None}  # weights are loaded again where it arrives
 
     def _load(self) -> Any:
         if self._loaded is None:
@@ -108,11 +113,28 @@ class DepthModel:
     def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
         import torch
 
+        key = digest(image)
+        if self._recent is not None and self._recent[0] == key:
+            return self._recent[1], f"model:{self.model}"
         processor, network = self._load()
         with torch.inference_mode():
             inverse = network(**processor(images=np.array(image), return_tensors="pt").to(self.device)).predicted_depth[0]
         near = inverse.float().cpu().numpy().astype(np.float64)  # these models predict disparity: large is near
-        return _normalised(near.max() - near, image, self.model), f"model:{self.model}"
+        self._recent = key, _normalised(near.max() - near, image, self.model)
+        return self._recent[1], f"model:{self.model}"
+
+
+class CroppedDepth:
+    """The part of a whole photograph's depth that belongs to a crop of it, shrunk if the crop has been."""
+
+    def __init__(self, source: DepthSource, whole: Image, corner: tuple[int, int], crop: int) -> None:
+        self.source, self.whole, self.corner, self.crop = source, whole, corner, crop
+
+    def __call__(self, image: Image, name: str, seed: int) -> tuple[Depth, str]:
+        depth, word = self.source(self.whole, name, seed)
+        top, left = self.corner
+        part = depth[top : top + self.crop, left : left + self.crop]
+        return np.minimum(_resized(part, image.shape[:2]), 1), word  # bicubic overshoots
 
 
 def _normalised(depth: NDArray[Any], image: Image, thing: object) -> Depth:
@@ -123,9 +145,14 @@ def _normalised(depth: NDArray[Any], image: Image, thing: object) -> Depth:
     if depth.ndim != 2 or 0 in depth.shape or not np.isfinite(depth).all() or depth.min() < 0 or depth.max() <= 0:
         reason = f"is no depth map: shape {list(depth.shape)}; needs [H, W], finite, not negative, not all zero"
         raise DepthError(thing, reason, "Larger values must mean farther away.")
-    if depth.shape != image.shape[:2]:
-        depth = np.clip(cv2.resize(depth, image.shape[1::-1], interpolation=cv2.INTER_CUBIC), 0, None)
+    depth = _resized(depth, image.shape[:2])
     return depth / depth.max()
+
+
+def _resized(depth: Depth, shape: tuple[int, ...]) -> Depth:
+    if depth.shape == shape:
+        return depth
+    return np.clip(cv2.resize(depth, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC), 0, None)
 
 
 def open_depth(spec: str = FALLBACK) -> DepthSource:

@@ -23,14 +23,34 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """What a user's suite may pin or narrow: the limits that make sense, and to which kind it belongs if there are several."""
+
+    low: float
+    high: float
+    whole: bool = False
+    kind: str = ""
+    drawn: tuple[float, float] = (0, 0)  # the papers' range, for a suite that pins the kind alone
+
+
+SEED = Parameter(0, 2**32 - 1, whole=True)
+LEVEL = Parameter(0, 10, whole=True)
+
+
+@dataclass(frozen=True)
 class Degradation:
-    """A way to spoil an image. `ranges` names what a user's suite may pin or narrow, with the limits that make sense."""
+    """A way to spoil an image."""
 
     name: str
     draw: Callable[[Rng], Params]
-    apply: Callable[..., Image]  # (image, params), and depth=... where `needs_depth`
-    ranges: Mapping[str, tuple[float, float] | tuple[str, ...]]
+    apply: Callable[..., Image]  # (image, params), and depth where `needs_depth`
+    parameters: Mapping[str, Parameter]
     needs_depth: bool = False
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each kind, and the parameter that is its own."""
+        return {parameter.kind: name for name, parameter in self.parameters.items() if parameter.kind}
 
 
 def _seed(rng: Rng) -> int:
@@ -243,37 +263,40 @@ def level_jpeg(image: Image, params: Params) -> Image:
     return jpeg(image, {"quality": LEVEL_QUALITY[params["level"]]})
 
 
+_NOISE = {
+    "sigma": Parameter(0, 255, kind="gaussian", drawn=(20, 50)),
+    "scale": Parameter(0, 50, kind="poisson", drawn=(1, 3)),
+    "seed": SEED,
+}
+_DARK = {
+    "shift": Parameter(0, 255, whole=True, kind="shift", drawn=(30, 49)),
+    "gamma": Parameter(0.05, 1, kind="gamma", drawn=(0.5, 0.7)),
+    "peak": Parameter(1, 255, whole=True, kind="stretch", drawn=(100, 149)),
+}
+_HAZE = {"airlight": Parameter(0, 1), "beta": Parameter(0, 20), "depth_seed": SEED}
+_MOTION = {"radius": Parameter(1, 64, whole=True), "sigma": Parameter(0.1, 100), "angle": Parameter(-90, 90)}
+_DEFOCUS = {"radius": Parameter(1, 8, whole=True), "alias": Parameter(0.05, 5)}
+_RAIN = {
+    "length": Parameter(3, 90, whole=True),
+    "angle": Parameter(-90, 90),
+    "value": Parameter(1, 25_600, whole=True),
+    "seed": SEED,
+}
+
 DEGRADATIONS: dict[str, Degradation] = {
-    d.name: d
-    for d in (
+    degradation.name: degradation
+    for degradation in (
         Degradation("low resolution", lambda rng: {}, low_resolution, {}),
-        Degradation(
-            "noise",
-            draw_noise,
-            noise,
-            {"kind": ("gaussian", "poisson"), "sigma": (0, 255), "scale": (0, 50), "seed": (0, 2**32 - 1)},
-        ),
-        Degradation("jpeg", draw_jpeg, jpeg, {"quality": (1, 100)}),
-        Degradation(
-            "dark",
-            draw_dark,
-            dark,
-            {"kind": ("shift", "gamma", "stretch"), "shift": (0, 255), "gamma": (0.05, 1), "peak": (1, 255)},
-        ),
-        Degradation(
-            "haze", draw_haze, haze, {"airlight": (0, 1), "beta": (0, 20), "depth_seed": (0, 2**32 - 1)}, needs_depth=True
-        ),
-        Degradation("motion blur", draw_motion_blur, motion_blur, {"radius": (1, 64), "sigma": (0.1, 100), "angle": (-90, 90)}),
-        Degradation("defocus blur", draw_defocus_blur, defocus_blur, {"radius": (1, 8), "alias": (0.05, 5)}),
-        Degradation(
-            "rain",
-            draw_rain,
-            rain,
-            {"length": (3, 90), "angle": (-90, 90), "value": (1, 25600), "seed": (0, 2**32 - 1)},
-        ),
-        Degradation("level blur", draw_level, level_blur, {"level": (0, 10)}),
-        Degradation("level noise", draw_level_noise, level_noise, {"level": (0, 10), "seed": (0, 2**32 - 1)}),
-        Degradation("level jpeg", draw_level, level_jpeg, {"level": (0, 10)}),
+        Degradation("noise", draw_noise, noise, _NOISE),
+        Degradation("jpeg", draw_jpeg, jpeg, {"quality": Parameter(1, 100, whole=True)}),
+        Degradation("dark", draw_dark, dark, _DARK),
+        Degradation("haze", draw_haze, haze, _HAZE, needs_depth=True),
+        Degradation("motion blur", draw_motion_blur, motion_blur, _MOTION),
+        Degradation("defocus blur", draw_defocus_blur, defocus_blur, _DEFOCUS),
+        Degradation("rain", draw_rain, rain, _RAIN),
+        Degradation("level blur", draw_level, level_blur, {"level": LEVEL}),
+        Degradation("level noise", draw_level_noise, level_noise, {"level": LEVEL, "seed": SEED}),
+        Degradation("level jpeg", draw_level, level_jpeg, {"level": LEVEL}),
     )
 }
 

@@ -29,29 +29,64 @@ class SuiteError(Problem):
 
 
 @dataclass(frozen=True)
-class Step:
-    """One degradation of a case, with whatever the suite pins about it."""
+class Stage:
+    """One degradation of a case, with whatever the suite pins about it: a value, or a range (low, high) to draw from."""
 
     degradation: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "degradation", canonical(self.degradation))
+        checked = {key: self._checked(key, setting) for key, setting in self.settings.items()}
+        object.__setattr__(self, "settings", self._with_kind(checked))
+
+    def _checked(self, key: str, setting: Setting) -> Setting:
+        known = DEGRADATIONS[self.degradation]
+        if key == "kind" and known.kinds:
+            if not isinstance(setting, str) or setting not in known.kinds:
+                raise SuiteError(
+                    f"{self.degradation}: kind", f"must be one of {', '.join(known.kinds)}, not {setting!r}", "Correct it."
+                )
+            return setting
+        names = [*known.parameters, *(["kind"] if known.kinds else [])]
+        check_keys(self.degradation, {key: setting}, [], names)
+        limits = known.parameters[key]
+        place = f"{self.degradation}: {key}"
+        ends = setting if isinstance(setting, tuple) else (setting,)
+        low, high = (number_value(place, ends[i], limits.low, limits.high, whole=limits.whole) for i in (0, -1))
+        if low > high or len(ends) > 2:
+            raise SuiteError(place, f"the range {list(ends)} is not one, or the wrong way round", "Write [low, high].")
+        return (low, high) if isinstance(setting, tuple) else low
+
+    def _with_kind(self, settings: dict[str, Setting]) -> dict[str, Setting]:
+        """A parameter says which kind is meant, a kind which parameter: both are always pinned together."""
+        known = DEGRADATIONS[self.degradation]
+        meant = {p.kind for key, p in known.parameters.items() if key in settings and p.kind}
+        meant |= {str(settings["kind"])} if "kind" in settings else set()
+        if len(meant) > 1:
+            raise SuiteError(self.degradation, f"mixes parameters of {' and '.join(sorted(meant))}", "Keep to one kind.")
+        for kind in meant:
+            own = known.kinds[kind]
+            settings = {"kind": kind, own: known.parameters[own].drawn, **settings}
+        return settings
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
-    steps: tuple[Step, ...]
+    stages: tuple[Stage, ...]
     # RL-Restore draws its three levels together: their sum plus one must lie in this range.
     level_sum: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """ "rain+haze" → a case of two steps."""
+        """ "rain+haze" → a case of two stages."""
         names = [canonical(part) for part in text.split("+")]
-        return cls("+".join(names), tuple(Step(name) for name in names))
+        return cls("+".join(names), tuple(Stage(name) for name in names))
 
     @property
     def degradations(self) -> tuple[str, ...]:
-        return tuple(step.degradation for step in self.steps)
+        return tuple(stage.degradation for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -92,29 +127,41 @@ def canonical(name: str) -> str:
 
 
 def degrade(image: Image, case: Case, seed: int, *, name: str = "", depth: DepthSource | None = None) -> Degraded:
-    """Spoil `image` step by step, re-quantised after each. The same (image, case, seed) gives the same bytes everywhere."""
+    """Spoil `image` stage by stage, re-quantised after each. The same (image, case, seed) gives the same bytes everywhere."""
     depth = depth or Synthetic()
     levels = _draw_levels(case, seed)
     record = []
-    for index, step in enumerate(case.steps):
-        # A stream of its own for every step: pinning a parameter of one step never changes what another draws.
+    for index, stage in enumerate(case.stages):
+        # A stream of its own for every stage: pinning a parameter of one never changes what another draws.
         rng = np.random.Generator(np.random.PCG64([seed, index]))
-        params = {**DEGRADATIONS[step.degradation].draw(rng), **({"level": levels[index]} if levels else {})}
-        params = _settle(params, step.settings, rng)
-        image, params = _apply(image, step.degradation, params, name, depth)
-        record.append({"degradation": step.degradation, "params": params})
+        params = {**DEGRADATIONS[stage.degradation].draw(rng), **({"level": levels[index]} if levels else {})}
+        params = _settle(stage, params, rng)
+        image, params = _apply(image, stage.degradation, params, name, depth)
+        record.append({"degradation": stage.degradation, "params": params})
     return Degraded(image, record)
 
 
 def replay(image: Image, record: list[dict[str, Any]], *, name: str = "", depth: DepthSource | None = None) -> Image:
     """Spoil `image` once more exactly as the record says."""
     for entry in record:
+        _check_record(entry)
         image, params = _apply(image, entry["degradation"], dict(entry["params"]), name, depth or Synthetic())
         if params != entry["params"]:
             raise SuiteError(
                 f"record of {entry['degradation']}", "cannot be replayed: the depth differs", "Open the same depth source."
             )
     return image
+
+
+def _check_record(entry: dict[str, Any]) -> None:
+    """A record may come from a file that was changed by hand: it must name everything that was drawn, within its limits."""
+    params, known = dict(entry["params"]), DEGRADATIONS[canonical(entry["degradation"])]
+    needed = {key for key, p in known.parameters.items() if p.kind in ("", params.get("kind"))} | (
+        {"kind"} if known.kinds else set()
+    )
+    if missing := needed - set(params):
+        raise SuiteError(f"record of {known.name}", f"lacks {', '.join(sorted(missing))}", "It was changed by hand.")
+    Stage(known.name, {key: params[key] for key in needed})
 
 
 def _apply(image: Image, name: str, params: Params, photo: str, depth: DepthSource) -> tuple[Image, Params]:
@@ -128,16 +175,18 @@ def _apply(image: Image, name: str, params: Params, photo: str, depth: DepthSour
     return degradation.apply(image, params, field_), params
 
 
-def _settle(params: Params, settings: Mapping[str, Setting], rng: np.random.Generator) -> Params:
+def _settle(stage: Stage, params: Params, rng: np.random.Generator) -> Params:
     """Replace what was drawn by what the suite pins. A pinned kind takes the place of the drawn one with its parameter."""
-    if settings.get("kind", params.get("kind")) != params.get("kind"):
-        params = {"kind": settings["kind"], **({"seed": params["seed"]} if "seed" in params else {})}
-    for key, setting in settings.items():
-        if isinstance(setting, tuple):
-            low, high = setting
-            params[key] = int(rng.integers(int(low), int(high) + 1)) if key in _WHOLE else float(rng.uniform(low, high))
-        else:
+    known = DEGRADATIONS[stage.degradation].parameters
+    if "kind" in stage.settings:
+        params = {"kind": stage.settings["kind"], **{k: v for k, v in params.items() if k in known and not known[k].kind}}
+    for key, setting in stage.settings.items():
+        if not isinstance(setting, tuple):
             params[key] = setting
+        elif known[key].whole:
+            params[key] = int(rng.integers(int(setting[0]), int(setting[1]) + 1))
+        else:
+            params[key] = float(rng.uniform(*setting))
     return params
 
 
@@ -146,7 +195,7 @@ def _draw_levels(case: Case, seed: int) -> tuple[int, ...] | None:
     if case.level_sum is None:
         return None
     low, high = case.level_sum
-    triples = [t for t in itertools.product(range(11), repeat=len(case.steps)) if low <= sum(t) + 1 <= high]
+    triples = [t for t in itertools.product(range(11), repeat=len(case.stages)) if low <= sum(t) + 1 <= high]
     rng = np.random.Generator(np.random.PCG64([seed, 1000]))
     return triples[int(rng.integers(len(triples)))]
 
@@ -177,7 +226,7 @@ SUITES: dict[str, Suite] = {
     **{f"restore-r1-{k}": _suite(f"restore-r1-{k}", text) for k, text in _RESTORE_R1.items()},
     **{
         f"rl-restore-{k}": Suite(
-            f"rl-restore-{k}", (Case(k, (Step("level blur"), Step("level noise"), Step("level jpeg")), level_sum=bounds),)
+            f"rl-restore-{k}", (Case(k, (Stage("level blur"), Stage("level noise"), Stage("level jpeg")), level_sum=bounds),)
         )
         for k, bounds in _RL_RESTORE.items()
     },
@@ -230,61 +279,29 @@ def _read_case(place: str, entry: Any) -> Case:
     if isinstance(entry, str):
         return Case.parse(text_value(place, entry))
     check_keys(place, entry, ["name", "steps"])
-    steps = [_read_step(f"{place}: steps[{i}]", step) for i, step in enumerate(list_value(f"{place}: steps", entry["steps"]))]
-    return Case(text_value(f"{place}: name", entry["name"]), tuple(steps))
+    stages = [_read_stage(f"{place}: steps[{i}]", step) for i, step in enumerate(list_value(f"{place}: steps", entry["steps"]))]
+    return Case(text_value(f"{place}: name", entry["name"]), tuple(stages))
 
 
-def _read_step(place: str, entry: Any) -> Step:
+def _read_stage(place: str, entry: Any) -> Stage:
     if isinstance(entry, str):
-        return Step(canonical(text_value(place, entry)))
+        return Stage(text_value(place, entry))
     if not isinstance(entry, dict) or len(entry) != 1:
         raise SuiteError(place, "must be one degradation, alone or with its parameters", "Write `- noise: {sigma: 30}`.")
     [(key, settings)] = entry.items()
-    name = canonical(text_value(place, key))
-    ranges = DEGRADATIONS[name].ranges
-    check_keys(f"{place}: {name}", settings, [], list(ranges))
-    read = {key: _read_setting(f"{place}: {name}: {key}", value, ranges[key]) for key, value in settings.items()}
-    return Step(name, _complete(f"{place}: {name}", name, read))
+    name = text_value(place, key)
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise SuiteError(f"{place}: {name}", "its parameters must be a mapping", "Write `- noise: {sigma: 30}`.")
+    pinned = {key: _read_setting(f"{place}: {key}", value) for key, value in settings.items()}
+    try:
+        return Stage(name, pinned)
+    except Problem as problem:
+        raise SuiteError(f"{place}: {problem.thing}", problem.reason, problem.remedy) from problem
 
 
-def _read_setting(place: str, value: Any, limits: Any) -> Setting:
-    if isinstance(limits[0], str):
-        if value not in limits:
-            raise SuiteError(place, f"must be one of {', '.join(limits)}, not {value!r}", "Correct it.")
-        return value
+def _read_setting(place: str, value: Any) -> Setting:
     if isinstance(value, list):
         if len(value) != 2:
-            raise SuiteError(place, f"has {len(value)} numbers", "Write one number, or a range as [low, high].")
-        low, high = (number_value(place, v, *limits) for v in value)
-        if low > high:
-            raise SuiteError(place, f"the range [{low}, {high}] is the wrong way round", "Write [low, high].")
-        return low, high
-    return number_value(place, value, *limits)
-
-
-# Which parameter belongs to which kind, with the papers' range for a kind that the suite chooses.
-_KINDS: dict[str, dict[str, tuple[str, Range]]] = {
-    "noise": {"gaussian": ("sigma", (20.0, 50.0)), "poisson": ("scale", (1.0, 3.0))},
-    "dark": {"shift": ("shift", (30, 49)), "gamma": ("gamma", (0.5, 0.7)), "stretch": ("peak", (100, 149))},
-}
-_WHOLE = {"quality", "shift", "peak", "radius", "length", "value", "level", "seed", "depth_seed"}
-
-
-def _complete(place: str, name: str, settings: dict[str, Setting]) -> dict[str, Setting]:
-    """Check that parameters agree with the kind, and that whole numbers are whole."""
-    for key, setting in settings.items():
-        values = setting if isinstance(setting, tuple) else (setting,)
-        if key in _WHOLE and any(v != int(v) for v in values):
-            raise SuiteError(f"{place}: {key}", f"must be whole, not {setting}", "Correct it.")
-    kinds = _KINDS.get(name)
-    if kinds is None:
-        return settings
-    own = {parameter: kind for kind, (parameter, _) in kinds.items()}
-    implied = {own[key] for key in settings if key in own} | ({settings["kind"]} if "kind" in settings else set())
-    if len(implied) > 1:
-        raise SuiteError(place, f"mixes parameters of {' and '.join(sorted(map(str, implied)))}", "Keep to one kind.")
-    if implied:
-        [kind] = implied
-        parameter, default = kinds[str(kind)]
-        settings = {"kind": str(kind), parameter: settings.get(parameter, default), **settings}
-    return settings
+            raise SuiteError(place, f"has {len(value)} entries", "Write one number, or a range as [low, high].")
+        return tuple(value)
+    return value  # Stage looks at the rest

@@ -101,14 +101,6 @@ def resize_like(image: Image, reference: Image) -> Image:
     return quantize(resize_bicubic(image, *reference.shape[:2]))
 
 
-def crop(image: Image, size: int, rng: np.random.Generator) -> tuple[Image, tuple[int, int]]:
-    """A random size x size window (less where the image is smaller) and its top-left corner."""
-    height, width = image.shape[:2]
-    top = int(rng.integers(0, max(1, height - size + 1)))
-    left = int(rng.integers(0, max(1, width - size + 1)))
-    return crop_at(image, size, (top, left)), (top, left)
-
-
 def crop_at(image: Image, size: int, corner: tuple[int, int]) -> Image:
     top, left = corner
     return np.ascontiguousarray(image[top : top + size, left : left + size])

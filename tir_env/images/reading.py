@@ -1,6 +1,6 @@
 """Any picture file to a correct RGB uint8 image, or an `ImageError` that says why not.
 
-Grey, 16-bit, float, alpha (laid on white), palette, CMYK, and rotated-by-EXIF pictures all become uint8 [H, W, 3].
+Grey, 16-bit, float grey, alpha (laid on white), palette, CMYK, and rotated-by-EXIF pictures all become uint8 [H, W, 3].
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -65,7 +66,8 @@ def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXE
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture.load()  # raises on truncated data: half a picture is not a picture
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            tags = dict(getattr(picture, "tag_v2", {}))  # of a TIFF; turning it loses them
+            return _to_rgb(ImageOps.exif_transpose(picture), tags)
     except ImageError:
         raise
     except Exception as error:
@@ -74,15 +76,17 @@ def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXE
 
 def _unreadable(name: str, data: bytes, error: Exception) -> ImageError:
     if isinstance(error, Pillow.UnidentifiedImageError) or not data:
-        return ImageError(name, f"is no picture in {', '.join(FORMATS)}", "Convert it to PNG or leave it out.")
+        return ImageError(name, f"is no picture in {', '.join(FORMATS)}, of a kind that can be read", "Convert it to PNG.")
+    if type(error) is ValueError and str(error).startswith("its "):
+        return ImageError(name, str(error), "Convert it to PNG.")
     detail = f"{type(error).__name__}: {error}".splitlines()[0]
     return ImageError(name, f"the picture is damaged or cut short ({detail})", "Fetch or export it again.")
 
 
-def _to_rgb(picture: Pillow.Image) -> Image:
+def _to_rgb(picture: Pillow.Image, tags: dict[int, Any]) -> Image:
     mode = picture.mode
-    if mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        return np.repeat(_grey_levels(np.asarray(picture, np.float64), mode)[..., None], 3, axis=2)
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return np.repeat(_grey_levels(picture, tags)[..., None], 3, axis=2)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Pillow.new("RGBA", picture.size, "white")
@@ -90,13 +94,20 @@ def _to_rgb(picture: Pillow.Image) -> Image:
     return np.array(picture.convert("RGB"), np.uint8)
 
 
-def _grey_levels(values: np.ndarray, mode: str) -> Image:
-    """Single-channel deep pixels to 0..255 by the range that their type promises, not by what this picture happens to hold."""
-    if mode == "F":
-        peak = 1.0 if values.size and np.nanmax(np.abs(values)) <= 1.0 else 255.0
-    else:
-        peak = 65535.0
-    return quantize(values * (255.0 / peak))
+def _grey_levels(picture: Pillow.Image, tags: dict[int, Any]) -> Image:
+    """Single-channel deep pixels to 0..255: 16 unsigned bits, or floats that plainly lie in 0..1 or 0..255."""
+    bits, sample_format = tags.get(258, (16,))[0], tags.get(339, (1,))[0]
+    if picture.mode == "F":
+        values = np.asarray(picture, np.float32)
+        low, high = (float(values.min()), float(values.max())) if np.isfinite(values).all() else (-np.inf, np.inf)
+        peak = next((p for p in (1.0, 255.0) if -0.05 * p <= low and high <= 1.05 * p), 0.0)
+        if not peak:
+            raise ValueError(f"its float pixels range from {low:g} to {high:g}, not over 0..1 or 0..255")
+        return quantize(values * np.float32(255.0 / peak))
+    if bits != 16 or sample_format != 1:
+        raise ValueError(f"its {bits}-bit integer pixels have no agreed range; export 8 or 16 unsigned bits")
+    levels = ((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return 255 - levels if tags.get(262) == 0 else levels  # 0: white is zero
 
 
 def write_image(path: str | Path, image: Image) -> None:

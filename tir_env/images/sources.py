@@ -198,9 +198,10 @@ def generated(count: int, *, seed: int = 0, size: int = 256) -> Images:
         raise ImageError(
             f"generated:{count}", f"needs a count of at least 1 and a size of 32 to 2048, not {size}", "Correct it."
         )
-    return Images(
-        f"generated:{count}", [Photo(f"leaves-{seed}-{i}", LeavesReader(seed * 1_000_003 + i, size)) for i in range(count)]
-    )
+    names = [f"leaves-{seed}-{i}-{size}" for i in range(count)]
+    # Their names say what they hold, so that a split need not make them all.
+    photos = [Photo(name, LeavesReader(seed * 1_000_003 + i, size), kin=name) for i, name in enumerate(names)]
+    return Images(f"generated:{count}", photos)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image as Pillow
+from scipy.ndimage import correlate
 
 from tir_env.degradations import DEGRADATIONS, EIGHT, Case, degrade
 from tir_env.degradations.single import (
@@ -169,19 +173,43 @@ def test_defocus_kernel_is_a_disk() -> None:
     assert np.count_nonzero(defocus_kernel(3, 0.1) > 1e-9) == 29  # lattice points within radius 3
 
 
-def test_rain_is_sparse_bright_streaks_at_the_angle() -> None:
-    params = {"length": 30, "angle": 20, "value": 60, "seed": 5}
-    streaks = rain_streaks((256, 256), params)
+def slow_rain(shape: tuple[int, int], length: int, angle: int, value: int, seed: int) -> np.ndarray:
+    """The definition again, with SciPy's filters."""
+    drops = np.random.Generator(np.random.PCG64(seed)).uniform(0, 256, shape)
+    drops = np.where(drops >= 256 - value / 100, drops, 0)
+    drops = correlate(drops, np.array([[0, 0.1, 0], [0.1, 8, 0.1], [0, 0.1, 0]]), mode="mirror")
+    turn = cv2.getRotationMatrix2D((length / 2, length / 2), angle - 45, 1 - length / 100)
+    line = correlate(
+        cv2.warpAffine(np.diag(np.ones(length)), turn, (length, length)), np.outer([1, 2, 1], [1, 2, 1]) / 16, mode="mirror"
+    )
+    streaks = correlate(drops, line, mode="mirror")
+    return (streaks - streaks.min()) / (streaks.max() - streaks.min()) * 255
+
+
+def test_rain_follows_the_definition() -> None:
+    params = {"length": 31, "angle": 20, "value": 60, "seed": 5}
+    streaks = rain_streaks((200, 200), params)
+    np.testing.assert_allclose(streaks, slow_rain((200, 200), **params), atol=1.01)  # ours is cut to whole levels
     assert (streaks.min(), streaks.max()) == (0, 255)
-    assert 0.01 < (streaks > 30).mean() < 0.4
-    # A streak at angle a leans: shifting along it keeps more of it than shifting across it.
-    along = np.roll(streaks, (6, round(-6 * math.tan(math.radians(20)))), (0, 1))
-    across = np.roll(streaks, (6, round(6 * math.tan(math.radians(20)))), (0, 1))
-    similar = [np.corrcoef(streaks.ravel(), other.ravel())[0, 1] for other in (along, across)]
-    assert abs(similar[0] - similar[1]) > 0.2
-    straight = rain_streaks((256, 256), {**params, "angle": 0})
-    down, sideways = (np.corrcoef(straight.ravel(), np.roll(straight, 6, axis).ravel())[0, 1] for axis in (0, 1))
-    assert down > 0.5 > sideways
+
+
+def test_rain_leans_to_the_side_of_its_sign() -> None:
+    def similar(angle: int, lean: int) -> float:
+        """How much of the rain a shift along that lean (counter-clockwise from upright) keeps."""
+        streaks = rain_streaks((256, 256), {"length": 30, "angle": angle, "value": 60, "seed": 5})
+        moved = np.roll(streaks, (8, round(8 * math.tan(math.radians(lean)))), (0, 1))
+        return float(np.corrcoef(streaks.ravel(), moved.ravel())[0, 1])
+
+    for angle in (-25, 25):
+        assert similar(angle, angle) > 0.3 + similar(angle, -angle)
+    assert similar(0, 0) > 0.5
+
+
+def test_jpeg_is_libjpegs_at_that_quality(photo: Image) -> None:
+    for quality in (10, 23, 29):
+        stream = io.BytesIO()
+        Pillow.fromarray(photo).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+        np.testing.assert_allclose(jpeg(photo, {"quality": quality}).astype(int), np.asarray(Pillow.open(stream)), atol=2)
 
 
 def test_jpeg_and_levels_at_their_ends(photo: Image) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pool import Problem
-from tir_env.degradations import SUITES, Case, SuiteError, degrade, open_suite, replay
+from tir_env.degradations import SUITES, Case, Stage, SuiteError, degrade, open_suite, replay
 from tir_env.images import Image, digest
 
 OWN = """\
@@ -119,7 +119,7 @@ def test_pinning_one_step_leaves_the_others_as_they_were(tmp_path: Path, photo: 
         ("name: x\ncases: [{name: a, steps: [{noise: {sigma: 900}}]}]", "between 0 and 255"),
         ("name: x\ncases: [{name: a, steps: [{noise: {sigma: [50, 20]}}]}]", "wrong way round"),
         ("name: x\ncases: [{name: a, steps: [{noise: {sigma: 3, scale: 2}}]}]", "mixes parameters of gaussian and poisson"),
-        ("name: x\ncases: [{name: a, steps: [{jpeg: {quality: 30.5}}]}]", "must be whole"),
+        ("name: x\ncases: [{name: a, steps: [{jpeg: {quality: 30.5}}]}]", "must be a whole number"),
         ("name: x\ncases: [{name: a, steps: [{dark: {kind: black}}]}]", "one of shift, gamma, stretch"),
         ("name: x\ncases: [{name: a, steps: [{rain: 1, haze: 2}]}]", "one degradation"),
         ("cases: {", "not valid YAML"),
@@ -147,3 +147,30 @@ def test_names_that_are_nearly_right_are_suggested() -> None:
         open_suite("rain+hase")
     assert open_suite("rain+haze")[0].degradations == ("rain", "haze")
     assert open_suite("lr + JPEG compression artifact")[0].degradations == ("low resolution", "jpeg")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("nose", {}, "Did you mean 'noise'"),
+        ("noise", {"sigma": -1}, "between 0 and 255"),
+        ("noise", {"sigma": float("nan")}, "between 0 and 255"),
+        ("noise", {"sigma": (5, 6, 7)}, "wrong way round"),
+        ("noise", {"kind": "pink"}, "one of gaussian, poisson"),
+        ("jpeg", {"kind": "x"}, "unknown key 'kind'"),
+    ],
+)
+def test_stages_made_in_code_are_checked_as_files_are(name: str, settings: dict, reason: str) -> None:
+    with pytest.raises(Problem) as caught:
+        Stage(name, settings)
+    assert reason in str(caught.value)
+
+
+def test_a_stage_pins_the_kind_with_its_parameter(photo: Image) -> None:
+    small = photo[:32, :32]
+    for seed in range(20):
+        [one] = degrade(small, Case("a", (Stage("noise", {"sigma": 5}),)), seed).record
+        assert (one["params"]["kind"], one["params"]["sigma"]) == ("gaussian", 5)
+        assert "scale" not in one["params"]
+        [two] = degrade(small, Case("a", (Stage("noise", {"kind": "poisson"}),)), seed).record
+        assert 1 <= two["params"]["scale"] <= 3

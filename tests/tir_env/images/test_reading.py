@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as Pillow
 
 from tir_env.images import ImageError, decode_image, read_image, write_image
@@ -140,3 +141,38 @@ def test_a_phones_two_picture_jpeg_gives_the_first() -> None:
     pictures = [Pillow.fromarray(COLOURS), Pillow.fromarray(COLOURS[::-1])]
     pictures[0].save(stream, "MPO", save_all=True, append_images=pictures[1:], quality=100, subsampling=0)
     assert np.abs(decode_image(stream.getvalue()).astype(int) - COLOURS).max() < 12
+
+
+def test_floats_a_little_over_their_range_are_not_turned_black(tmp_path: Path) -> None:
+    values = np.linspace(-0.002, 1.003, 256, dtype=np.float32).reshape(16, 16)
+    image = read_image(save(tmp_path / "f.tif", Pillow.fromarray(values)))
+    assert (int(image[0, 0, 0]), int(image[-1, -1, 0])) == (0, 255)
+    assert abs(int(image[8, 0, 0]) - 128) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full((16, 16), 40_000.0, np.float32), "float pixels range from 40000 to 40000"),
+        (np.full((16, 16), np.nan, np.float32), "float pixels"),
+        (np.full((16, 16), 200, np.int32), "32-bit integer pixels"),
+    ],
+)
+def test_deep_pixels_without_an_agreed_range_are_refused(tmp_path: Path, values: np.ndarray, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        read_image(save(tmp_path / "d.tif", Pillow.fromarray(values)))
+
+
+@pytest.mark.parametrize(("byteorder", "photometric"), [("<", "minisblack"), (">", "minisblack"), ("<", "miniswhite")])
+def test_sixteen_bit_tiffs_of_both_byte_orders_and_polarities(tmp_path: Path, byteorder: str, photometric: str) -> None:
+    deep = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    tifffile.imwrite(tmp_path / "t.tif", deep, byteorder=byteorder, photometric=photometric)
+    expected = np.arange(256).reshape(16, 16)
+    image = read_image(tmp_path / "t.tif")[..., 0]
+    np.testing.assert_array_equal(image, expected if photometric == "minisblack" else 255 - expected)
+
+
+def test_signed_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "t.tif", np.full((16, 16), 100, np.int16))
+    with pytest.raises(ImageError, match=r"no agreed range|is no picture"):
+        read_image(tmp_path / "t.tif")

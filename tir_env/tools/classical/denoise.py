@@ -91,4 +91,4 @@ def shifted_dct_threshold(values: NDArray[Any], threshold: float, step: int, siz
                 np.broadcast_to(share, blocks.shape).transpose(0, 3, 1, 4, 2).reshape(rows * size, columns * size, channels)
             )
     inside = np.s_[size : size + height, size : size + width]  # corners of the padding may be in no block
-    return total[inside] / weight[inside]  # type: ignore[no-any-return]
+    return total[inside] / weight[inside]
