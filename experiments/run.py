@@ -60,6 +60,7 @@ class Run:
 
 def run(settings: Run) -> None:
     at_least(1, episodes=settings.episodes, metrics=len(settings.metrics))
+    settings.out.mkdir(parents=True, exist_ok=True)  # now, not after the work
     console = Console()
     world = World(
         settings.images, settings.part, settings.suite, settings.toolbox, settings.reward, settings.metrics, settings.horizon,
