@@ -1,0 +1,146 @@
+"""The workers as Ray actors: started or found by name, sent work, and, when one is lost, examined and replaced.
+
+All of Ray's own retries are off, because they punish the innocent: one poisoned call in a queue of 31 lost 10-14 others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pool import board
+from pool.board import Record
+from pool.errors import Problem, describe
+from pool.options import Options
+from pool.worker import Hello, Job, Report, Worker
+
+_LOOK_SECONDS = 10.0  # for a board on another node, a worker process to read it included
+
+
+@dataclass
+class Hand:
+    """One living worker, as one client holds it."""
+
+    slot: int
+    actor: Any
+    key: str  # the actor's id: which of the slot's successive workers this is
+    hello: Hello
+    defined: set[str] = field(default_factory=set)  # models whose definition this client has sent to it
+
+
+class _Actor(Worker):
+    def __init__(self, pool: str, slot: int, memory: int, threads: int) -> None:
+        context = ray.get_runtime_context()
+        path, gpu = board.place(pool, slot), bool(ray.get_gpu_ids())
+        super().__init__(str(path), context.get_actor_id() or "", memory, threads, context.get_node_id(), gpu)
+
+
+def start_ray(options: Options) -> None:
+    """Use the Ray that this process is in, or the one at `address`, or start one here."""
+    if not ray.is_initialized():
+        ray.init(address=options.address or "local", log_to_driver=False, ignore_reinit_error=True)
+
+
+class Fleet:
+    """What the router knows of Ray. Tests and simulations put another class with these methods in its place."""
+
+    def __init__(self, options: Options) -> None:
+        start_ray(options)
+        self.name = options.name or uuid.uuid4().hex[:12]
+        self.private = options.name is None
+        self._options = options
+        self._node = ray.get_runtime_context().get_node_id()
+        self._gpus, self.size = self._resources()
+
+    def _resources(self) -> tuple[float, int]:
+        total = ray.cluster_resources()
+        gpus = self._options.gpus if self._options.gpus is not None else float(total.get("GPU", 0) >= 1)
+        if self._options.workers is not None:
+            return gpus, self._options.workers
+        found = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if self._is_ours(actor)]
+        return gpus, len(found) or int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)) or 1
+
+    def _is_ours(self, actor: dict[str, str]) -> bool:
+        return actor["namespace"] == self._options.namespace and actor["name"].startswith(f"{self.name}/worker-")
+
+    def start(self, slot: int) -> Hand:
+        """The worker of this slot: the one that another client has started, or a new one. Blocks; raises `Problem`."""
+        until = time.monotonic() + self._options.start_deadline
+        reason = "no answer"
+        while time.monotonic() < until:
+            try:
+                actor = self._actor(slot)
+                hello = ray.get(actor.hello.remote(), timeout=max(1.0, until - time.monotonic()))
+                return Hand(slot, actor, actor._actor_id.hex(), hello)
+            except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
+                reason = describe(cause)
+                time.sleep(0.2)  # the name of a worker that has just died is not free at once
+        raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", "Look at Ray's logs of that worker.")
+
+    def _actor(self, slot: int) -> Any:
+        options = self._options
+        return (
+            ray.remote(_Actor)
+            .options(
+                name=f"{self.name}/worker-{slot}",
+                namespace=options.namespace,
+                get_if_exists=True,
+                lifetime=None if self.private else "detached",
+                num_cpus=options.cpus,
+                num_gpus=self._gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=1,
+                scheduling_strategy="SPREAD",
+            )
+            .remote(self.name, slot, options.memory, options.threads)
+        )
+
+    def send(self, hand: Hand, job: Job) -> Future[Report]:
+        future: Future[Report] = hand.actor.run.remote(job).future()
+        return future
+
+    @staticmethod
+    def is_loss(cause: BaseException) -> bool:
+        """Everything but an exception inside the actor's method: `OutOfMemoryError`, for one, is no `RayActorError`."""
+        return not isinstance(cause, RayTaskError)
+
+    def look(self, hand: Hand) -> Record | None:
+        """What the worker was doing when last heard of; None if that cannot be known, as when its node is gone."""
+        path = Path(hand.hello.board)
+        if hand.hello.node == self._node:
+            return board.read(path, hand.key)
+        if not self.node_lives(hand):
+            return None
+        there = NodeAffinitySchedulingStrategy(hand.hello.node, soft=False)
+        reader = ray.remote(num_cpus=0, max_retries=0)(board.read).options(scheduling_strategy=there)
+        reference = reader.remote(path, hand.key)
+        try:
+            record: Record | None = ray.get(reference, timeout=_LOOK_SECONDS)
+        except GetTimeoutError:
+            ray.cancel(reference, force=True)
+            return None
+        except RayError:
+            return None  # the node died while we asked
+        return record
+
+    def node_lives(self, hand: Hand) -> bool:
+        return any(node["NodeID"] == hand.hello.node and node["Alive"] for node in ray.nodes())
+
+    def kill(self, hand: Hand) -> None:
+        with contextlib.suppress(RayError, ValueError):  # it may be dead already
+            ray.kill(hand.actor, no_restart=True)
+
+    def forget_boards(self) -> None:
+        """Remove this node's boards; those of other nodes are 224 bytes each and are overwritten by a pool of the same name."""
+        for slot in range(self.size):
+            board.place(self.name, slot).unlink(missing_ok=True)
