@@ -41,8 +41,15 @@ def connect(kind: str = "local", **options: Any) -> Pool:
     return open_router(Options(**options))
 
 
+def dissolve(name: str, namespace: str = "pool") -> None:
+    """End the workers of a pool that was opened with a name: closing it leaves them to its other users."""
+    from pool.fleet import dissolve as end
+
+    end(name, namespace)
+
+
 __all__ = [
     "BadOutput", "Call", "CallFailed", "DeadlineExceeded", "LoadFailed", "LocalPool", "Model", "ModelRaised", "Outcome",
     "Pool", "PoolClosed", "Problem", "Stats", "Traits", "UnknownModel", "WorkerLost", "WorkerStats",
-    "connect",
+    "connect", "dissolve",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """The front desk of a router: what is known at once, which call joins which, who must wait, and how everyone is told the end.
 
-It holds the lock that guards the queues. Futures belong to it: each caller has its own, so that who cancels cancels nobody else.
+It holds the lock that guards the queues. Futures belong to it: each caller has its own, so cancelling one cancels no other.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ All of Ray's own retries are off, because they punish the innocent: one poisoned
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import threading
 import time
 import uuid
 from concurrent.futures import Future
@@ -72,18 +75,20 @@ class Fleet:
     def _is_ours(self, actor: dict[str, str]) -> bool:
         return actor["namespace"] == self._options.namespace and actor["name"].startswith(f"{self.name}/worker-")
 
-    def start(self, slot: int) -> Hand:
+    def start(self, slot: int, closed: threading.Event) -> Hand:
         """The worker of this slot: the one that another client has started, or a new one. Blocks; raises `Problem`."""
         until = time.monotonic() + self._options.start_deadline
         reason = "no answer"
-        while time.monotonic() < until:
+        while time.monotonic() < until and not closed.is_set():
             try:
                 actor = self._actor(slot)
-                hello = ray.get(actor.hello.remote(), timeout=max(1.0, until - time.monotonic()))
-                return Hand(slot, actor, actor._actor_id.hex(), hello)
+                greeting = actor.hello.remote()
+                while not closed.is_set() and time.monotonic() < until:
+                    if ray.wait([greeting], timeout=0.5)[0]:
+                        return Hand(slot, actor, actor._actor_id.hex(), ray.get(greeting))
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
                 reason = describe(cause)
-                time.sleep(0.2)  # the name of a worker that has just died is not free at once
+                closed.wait(0.2)  # the name of a worker that has just died is not free at once
         raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", "Look at Ray's logs of that worker.")
 
     def _actor(self, slot: int) -> Any:
@@ -137,6 +142,10 @@ class Fleet:
         return any(node["NodeID"] == hand.hello.node and node["Alive"] for node in ray.nodes())
 
     def kill(self, hand: Hand) -> None:
+        if hand.hello.node == self._node and _is_worker(hand.hello.pid):
+            # `ray.kill` asks the process to end itself; a stopped one never hears of it, and Ray waits for it at shutdown.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(hand.hello.pid, signal.SIGKILL)
         with contextlib.suppress(RayError, ValueError):  # it may be dead already
             ray.kill(hand.actor, no_restart=True)
 
@@ -144,3 +153,24 @@ class Fleet:
         """Remove this node's boards; those of other nodes are 224 bytes each and are overwritten by a pool of the same name."""
         for slot in range(self.size):
             board.place(self.name, slot).unlink(missing_ok=True)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether this process number still belongs to one of our workers: Ray gives them the name of their class."""
+    try:
+        return b"_Actor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it is gone, or this is no Linux
+
+
+def dissolve(name: str, namespace: str = "pool") -> None:
+    """End the workers of a shared pool, whoever uses it."""
+    named = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == namespace]
+    workers = [worker for worker in named if worker.startswith(f"{name}/worker-")]
+    if not workers:
+        raise Problem(f"pool {name!r}", f"has no worker in the namespace {namespace!r}", "Was it opened with this name?")
+    for worker in workers:
+        with contextlib.suppress(ValueError, RayError):  # it ended meanwhile
+            ray.kill(ray.get_actor(worker, namespace), no_restart=True)
+    for slot in range(len(workers)):
+        board.place(name, slot).unlink(missing_ok=True)

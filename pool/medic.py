@@ -17,7 +17,7 @@ from pool.fleet import Hand
 from pool.worker import Job, Report
 
 GRACE = 5.0  # seconds past its deadline before a worker that the kernel should have ended counts as frozen
-_SILENCE = 60.0  # seconds past all its deadlines before a worker that cannot be looked at counts as frozen
+SILENCE = 60.0  # seconds without a sign of work before it does; past all its deadlines, if it cannot be looked at
 _PAUSE = 5.0  # seconds between attempts to start a worker that does not start
 
 
@@ -28,7 +28,7 @@ class Workers(Protocol):
     size: int
     private: bool
 
-    def start(self, slot: int) -> Hand: ...
+    def start(self, slot: int, closed: threading.Event) -> Hand: ...
     def send(self, hand: Hand, job: Job) -> Future[Report]: ...
     def is_loss(self, cause: BaseException) -> bool: ...
     def look(self, hand: Hand) -> Record | None: ...
@@ -58,6 +58,7 @@ class Medic:
         self._fleet, self._ward, self._post = fleet, ward, post
         self._closed = threading.Event()
         self._inspecting: set[str] = set()
+        self._threads: list[threading.Thread] = []
 
     def open(self, slots: Iterable[int]) -> None:
         """Start all workers; return when the first is up. Raises `Problem` if none starts."""
@@ -101,7 +102,7 @@ class Medic:
             self._persist(hand.slot, problem)
 
     def _staff(self, slot: int) -> None:
-        hand = self._fleet.start(slot)
+        hand = self._fleet.start(slot, self._closed)
         if not self._closed.is_set():
             self._post(lambda: self._ward.joined(hand))
         elif self._fleet.private:
@@ -129,16 +130,25 @@ class Medic:
 
     def _inspect(self, hand: Hand, quiet: float, allowed: float) -> None:
         record = self._fleet.look(hand)
-        if record is not None and record.phase != IDLE:
-            frozen = record.elapsed > record.limit + GRACE
+        if record is None:
+            frozen = quiet > allowed + SILENCE
+        elif record.phase == IDLE:  # it has our work and does not begin
+            frozen = min(quiet, record.elapsed) > SILENCE
         else:
-            frozen = quiet > allowed + _SILENCE
+            frozen = record.elapsed > record.limit + GRACE
         self._inspecting.discard(hand.key)
         if frozen:
             self._post(lambda: self._ward.frozen(hand))
 
     def _thread(self, target: Callable[..., None], *args: Any) -> None:
-        threading.Thread(target=target, args=args, name=f"pool-medic-{self._fleet.name}", daemon=True).start()
+        thread = threading.Thread(target=target, args=args, name=f"pool-medic-{self._fleet.name}", daemon=True)
+        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        thread.start()
 
     def close(self) -> None:
         self._closed.set()
+
+    def join(self) -> None:
+        """Wait for what is under way: a thread that outlived `ray.shutdown` would start another Ray by its next call."""
+        for thread in self._threads:
+            thread.join()

@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import cloudpickle
 
@@ -199,8 +198,7 @@ class Router(Pool):
             self._uncarried(hand, group, cause)
 
     def _answered(self, hand: Hand, group: Group, report: Report) -> None:
-        keep = (lambda value: value) if self.options.views else own
-        values = [keep(answer.value) if answer.status == execute.OK else None for answer in report.answers]
+        values = [own(answer.value) if answer.status == execute.OK else None for answer in report.answers]
         ended: Ended = []
         with self._lock:
             self._clear(hand, group, report.resident)
@@ -276,15 +274,12 @@ class Router(Pool):
     def _examine(self, now: float) -> None:
         for slot, hand in self._hands.items():
             groups = self._scheduler.seats[slot].groups.values()
-            limits = [
-                (request.deadline or request.line.traits.deadline) + (request.line.traits.load_deadline if group.loading else 0)
-                for group in groups
-                for request in group.requests
-            ]
+            limits = [request.deadline or request.line.traits.deadline for group in groups for request in group.requests]
             if limits:
                 quiet = now - max(self._heard[slot], min(group.sent for group in groups))
+                loads = sum(group.loading.traits.load_deadline for group in groups if group.loading is not None)
                 if quiet > max(limits) + GRACE:
-                    self._medic.inspect(hand, quiet, sum(limits))
+                    self._medic.inspect(hand, quiet, sum(limits) + loads)
 
     def _lose(self, hand: Hand) -> None:
         if self._hands.get(hand.slot) is not hand:
@@ -365,6 +360,7 @@ class Router(Pool):
         self._end("the pool is closed")
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            self._medic.join()
         if self._reporter is not None:
             self._reporter.close()
         if self._fleet.private:
@@ -390,19 +386,13 @@ class Router(Pool):
         )
         self._inbox.put(None)
 
-    def __reduce__(self) -> tuple[Callable[..., Router], tuple[Options, list[Model]]]:
-        """Unpickled in another process of the same Ray, a router finds the same workers and keeps its own books."""
-        return _reopen, (replace(self.options, name=self.name, workers=len(self._scheduler.seats)), self.models)
+    def __reduce__(self) -> NoReturn:
+        hint = f'Send its name, and open it there with pool.connect("ray", name={self.name!r}).'
+        raise Problem(f"pool {self.name!r}", "cannot be pickled: it holds threads and futures of this process", hint)
 
 
 def open_router(options: Options) -> Router:
     return Router(Fleet(options), options, Reporter)
-
-
-def _reopen(options: Options, models: list[Model]) -> Router:
-    router = open_router(options)
-    router.add(*models)
-    return router
 
 
 def _brief(cause: BaseException) -> str:
