@@ -110,7 +110,7 @@ class Instance:
 
 
 def instances(tools: str) -> list[Any]:
-    actors = [ray.remote(num_cpus=0)(Instance).remote(tools) for _ in range(WORKERS)]
+    actors: list[Any] = [ray.remote(Instance).options(num_cpus=0).remote(tools) for _ in range(WORKERS)]
     ray.get([actor.ready.remote() for actor in actors])
     return actors
 
@@ -172,7 +172,7 @@ class LockAllocator:
 
     def __init__(self, tools: str) -> None:
         self._actors = instances(tools)
-        self._allocator = ray.remote(num_cpus=0, max_concurrency=1024)(Allocator).remote(WORKERS)
+        self._allocator = ray.remote(Allocator).options(num_cpus=0, max_concurrency=1024).remote(WORKERS)
 
     def run(self, calls: Sequence[Call], flying: int) -> list[float]:
         return asyncio.run(self._run(calls, flying))
@@ -221,7 +221,8 @@ class Serve:
                 return result
 
         self._serve = serve
-        self._handle = serve.run(Service.bind(), name="bench", route_prefix=None)
+        deployment: Any = Service
+        self._handle = serve.run(deployment.bind(), name="bench", route_prefix=None)
 
     def run(self, calls: Sequence[Call], flying: int) -> list[float]:
         times: list[float] = []

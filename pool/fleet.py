@@ -21,7 +21,9 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pool import board
+from pool.arena import Arena, Lane, Parcel, sweep
 from pool.board import Record
+from pool.cache import own
 from pool.errors import Problem, describe
 from pool.options import Options
 from pool.worker import Hello, Job, Report, Worker
@@ -38,6 +40,8 @@ class Hand:
     key: str  # the actor's id: which of the slot's successive workers this is
     hello: Hello
     defined: set[str] = field(default_factory=set)  # models whose definition this client has sent to it
+    arena: Arena | None = None  # if it is on our node
+    lanes: dict[int, Lane] = field(default_factory=dict)  # of groups in flight, by their numbers
 
 
 class _Actor(Worker):
@@ -45,6 +49,16 @@ class _Actor(Worker):
         context = ray.get_runtime_context()
         path, gpu = board.place(pool, slot), bool(ray.get_gpu_ids())
         super().__init__(str(path), context.get_actor_id() or "", memory, threads, context.get_node_id(), gpu)
+        self._arenas: dict[str, Arena] = {}
+
+    def run_shared(self, path: str, lanes: int, lane: Lane, parcel: Parcel) -> Parcel | Report:
+        """`run`, with the arrays of job and report in the client's arena."""
+        if path not in self._arenas:
+            self._arenas = {name: arena for name, arena in self._arenas.items() if arena.path.exists()}
+            self._arenas[path] = Arena(Path(path), lanes, lane.size)
+        arena = self._arenas[path]
+        report = self.run(arena.unpack(parcel))
+        return arena.pack(report, lane.back, lane.size) or report
 
 
 def start_ray(options: Options) -> None:
@@ -58,6 +72,7 @@ class Fleet:
 
     def __init__(self, options: Options) -> None:
         start_ray(options)
+        sweep()
         self.name = options.name or uuid.uuid4().hex[:12]
         self.private = options.name is None
         self._options = options
@@ -85,7 +100,7 @@ class Fleet:
                 greeting = actor.hello.remote()
                 while not closed.is_set() and time.monotonic() < until:
                     if ray.wait([greeting], timeout=0.5)[0]:
-                        return Hand(slot, actor, actor._actor_id.hex(), ray.get(greeting))
+                        return self._hand(slot, actor, ray.get(greeting))
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
                 reason = describe(cause)
                 closed.wait(0.2)  # the name of a worker that has just died is not free at once
@@ -110,9 +125,43 @@ class Fleet:
             .remote(self.name, slot, options.memory, options.threads)
         )
 
-    def send(self, hand: Hand, job: Job) -> Future[Report]:
-        future: Future[Report] = hand.actor.run.remote(job).future()
+    def _hand(self, slot: int, actor: Any, hello: Hello) -> Hand:
+        hand = Hand(slot, actor, actor._actor_id.hex(), hello)
+        if hello.node == self._node:
+            name, size = f"{self.name}-{slot}-{uuid.uuid4().hex[:12]}", self._options.group_bytes + (1 << 20)
+            hand.arena = Arena.create(name, self._options.window, size)
+        return hand
+
+    def send(self, hand: Hand, job: Job) -> Future[Any]:
+        """Start a group; `receive` makes a report of what the future brings."""
+        reference = self._send_shared(hand, job) or hand.actor.run.remote(job)
+        future: Future[Any] = reference.future()
         return future
+
+    def _send_shared(self, hand: Hand, job: Job) -> Any:
+        if hand.arena is None or not hand.arena.free:
+            return None
+        lane = hand.arena.free[-1]
+        parcel = hand.arena.pack(job, lane.there, lane.size)
+        if parcel is None:
+            return None
+        hand.lanes[job.group] = hand.arena.free.pop()
+        return hand.actor.run_shared.remote(str(hand.arena.path), self._options.window, lane, parcel)
+
+    def receive(self, hand: Hand, group: int, sent: Any) -> Report:
+        """The worker's report, its values our own: the lane, or the object they lay in, is free again."""
+        if isinstance(sent, Parcel):
+            assert hand.arena is not None
+            sent = hand.arena.unpack(sent)
+        report: Report = sent
+        answers = [answer._replace(value=own(answer.value)) for answer in report.answers]
+        self.release(hand, group)
+        return report._replace(answers=answers)
+
+    @staticmethod
+    def release(hand: Hand, group: int) -> None:
+        if group in hand.lanes and hand.arena is not None:
+            hand.arena.free.append(hand.lanes.pop(group))
 
     @staticmethod
     def is_loss(cause: BaseException) -> bool:
@@ -140,6 +189,12 @@ class Fleet:
 
     def node_lives(self, hand: Hand) -> bool:
         return any(node["NodeID"] == hand.hello.node and node["Alive"] for node in ray.nodes())
+
+    @staticmethod
+    def drop(hand: Hand) -> None:
+        """We are done with this worker, whether it lives on or not."""
+        if hand.arena is not None:
+            hand.arena.remove()
 
     def kill(self, hand: Hand) -> None:
         if hand.hello.node == self._node and _is_worker(hand.hello.pid):

@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle
 
 from pool import execute
-from pool.cache import own
 from pool.desk import Desk, Ended, again, resolve
 from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
 from pool.faults import FREE_LOSSES, blame
@@ -37,7 +36,7 @@ _TICK = 0.5  # seconds between looks at workers that have gone quiet
 class Done(NamedTuple):
     hand: Hand
     group: Group
-    future: Future[Report]
+    future: Future[Any]
 
 
 Event = Callable[[], None] | Done | None  # something for the router's thread to do; None only wakes it
@@ -191,14 +190,13 @@ class Router(Pool):
             return
         cause = future.exception()
         if cause is None:
-            self._answered(hand, group, future.result())
+            self._answered(hand, group, self._fleet.receive(hand, group.number, future.result()))
         elif self._fleet.is_loss(cause) and not isinstance(cause, ModelRaised):
             self._lose(hand)
         else:
             self._uncarried(hand, group, cause)
 
     def _answered(self, hand: Hand, group: Group, report: Report) -> None:
-        values = [own(answer.value) if answer.status == execute.OK else None for answer in report.answers]
         ended: Ended = []
         with self._lock:
             self._clear(hand, group, report.resident)
@@ -206,7 +204,7 @@ class Router(Pool):
                 self._scheduler.lines[name].loaded(seconds)
             self._desk.stats.loads += len(report.loads)
             failed: set[Line] = set()
-            for request, answer, value in zip(group.requests, report.answers, values, strict=True):
+            for request, answer in zip(group.requests, report.answers, strict=True):
                 if answer.status == execute.LOAD:
                     fault = LoadFailed(request.line.name, answer.value, 1, answer.remedy)
                     if request.line not in failed:
@@ -218,9 +216,9 @@ class Router(Pool):
                     request.line.ran(answer.seconds)
                 tries = request.attempts + 1
                 if answer.status == execute.OK:
-                    outcome = Outcome(request.line.name, value, None, answer.seconds, tries)
+                    outcome = Outcome(request.line.name, answer.value, None, answer.seconds, tries)
                     if request.key is not None and self.options.cache_bytes:
-                        self._desk.cache.put(request.key, value)
+                        self._desk.cache.put(request.key, answer.value)
                 else:
                     error = execute.error_of(request.line.name, answer, tries)
                     outcome = Outcome(request.line.name, None, error, answer.seconds, tries)
@@ -230,6 +228,7 @@ class Router(Pool):
     def _uncarried(self, hand: Hand, group: Group, cause: BaseException) -> None:
         """Ray could not pickle or unpickle an item or a result: find out whose by sending each alone."""
         ended: Ended = []
+        self._fleet.release(hand, group.number)
         with self._lock:
             self._clear(hand, group, self._scheduler.seats[hand.slot].resident)
             for request in group.requests:
@@ -363,6 +362,8 @@ class Router(Pool):
             self._medic.join()
         if self._reporter is not None:
             self._reporter.close()
+        for hand in self._hands.values():
+            self._fleet.drop(hand)
         if self._fleet.private:
             for hand in self._hands.values():
                 self._fleet.kill(hand)

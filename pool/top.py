@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from typing import Any
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="print one look and leave")
     arguments = parser.parse_args()
     if not ray.is_initialized():
-        ray.init(address=arguments.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.ERROR)
     if arguments.once:
         console = Console()
         console.width = max(console.width, 160)  # a log has no width of its own

@@ -2,8 +2,8 @@
 
     python -m experiments.drills.pool_faults --times 10 --json faults.json
 
-Each drill sends 512 calls over two workers of a private Ray; its row says how many ended well, how many of the guilty were cut off,
-how many innocents failed (must be 0), how many calls ended more or less than once (must be 0), and how many workers were lost.
+Each drill sends 512 calls over two workers of a private Ray. Its row says how many ended well, how many of the guilty were cut
+off, how many innocents failed (must be 0), how many calls ended more or less than once (must be 0), and how many workers died.
 """
 
 from __future__ import annotations
@@ -166,8 +166,9 @@ def private_ray(memory: int = 0) -> Iterator[None]:
     """A Ray of our own; with `memory`, its memory killer acts when the machine uses that many bytes more than now."""
     if memory:
         machine = psutil.virtual_memory()
-        os.environ["RAY_memory_usage_threshold"] = f"{(machine.total - machine.available + memory) / machine.total:.3f}"
-        os.environ["RAY_memory_monitor_refresh_ms"] = "50"
+        threshold = (machine.total - machine.available + memory) / machine.total
+        os.environ["RAY_memory_usage_threshold"] = f"{threshold:.3f}"  # noqa: SIM112
+        os.environ["RAY_memory_monitor_refresh_ms"] = "50"  # noqa: SIM112
     ray.init(
         address="local",
         num_cpus=2,

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pool.board import Record
+from pool.cache import own
 from pool.fleet import Hand
 from pool.worker import Hello, Job, Report, Worker
 
@@ -48,6 +49,15 @@ class ThreadFleet:
             return worker.run(job)
 
         return executor.submit(work)
+
+    def receive(self, hand: Hand, group: int, sent: Report) -> Report:
+        return sent._replace(answers=[answer._replace(value=own(answer.value)) for answer in sent.answers])
+
+    def release(self, hand: Hand, group: int) -> None:
+        """Nothing is held per group."""
+
+    def drop(self, hand: Hand) -> None:
+        """Nothing is held per worker but its thread."""
 
     def is_loss(self, cause: BaseException) -> bool:
         return isinstance(cause, Lost)
