@@ -172,7 +172,7 @@ class LockAllocator:
 
     def __init__(self, tools: str) -> None:
         self._actors = instances(tools)
-        self._allocator = ray.remote(Allocator).options(num_cpus=0, max_concurrency=1024).remote(WORKERS)
+        self._allocator: Any = ray.remote(Allocator).options(num_cpus=0, max_concurrency=1024).remote(WORKERS)
 
     def run(self, calls: Sequence[Call], flying: int) -> list[float]:
         return asyncio.run(self._run(calls, flying))

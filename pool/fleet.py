@@ -45,7 +45,8 @@ class Hand:
 
 
 class _Actor(Worker):
-    def __init__(self, pool: str, slot: int, memory: int, threads: int) -> None:
+    def __init__(self, pool: str, slot: int, memory: int, threads: int, nice: int) -> None:
+        os.nice(nice)
         context = ray.get_runtime_context()
         path, gpu = board.place(pool, slot), bool(ray.get_gpu_ids())
         super().__init__(str(path), context.get_actor_id() or "", memory, threads, context.get_node_id(), gpu)
@@ -122,7 +123,7 @@ class Fleet:
                 max_concurrency=1,
                 scheduling_strategy="SPREAD",
             )
-            .remote(self.name, slot, options.memory, options.threads)
+            .remote(self.name, slot, options.memory, options.threads, options.nice)
         )
 
     def _hand(self, slot: int, actor: Any, hello: Hello) -> Hand:

@@ -28,7 +28,7 @@ from pool.metrics import Reporter
 from pool.model import Call, Model, Outcome, Pool, Stats, WorkerStats
 from pool.options import Options
 from pool.schedule import Group, Line, Request, Seat
-from pool.worker import Job, Report
+from pool.worker import Job, Report, keep_heap
 
 _TICK = 0.5  # seconds between looks at workers that have gone quiet
 
@@ -393,6 +393,8 @@ class Router(Pool):
 
 
 def open_router(options: Options) -> Router:
+    if options.keep_heap:
+        keep_heap()
     return Router(Fleet(options), options, Reporter)
 
 

@@ -149,7 +149,7 @@ class Scheduler:
 
     def next_group(self, seat: Seat, now: float) -> Group | None:
         """What this worker should do next, or None."""
-        if not seat.open or seat.occupied or len(seat.groups) >= self.options.window:
+        if not self.queued or not seat.open or seat.occupied or len(seat.groups) >= self.options.window:
             return None
         if self._isolates(seat):
             return None if seat.groups else self._group(seat, [self._pop_suspect()], now)
