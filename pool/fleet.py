@@ -96,6 +96,9 @@ class Fleet:
         until = time.monotonic() + self._options.start_deadline
         reason = "no answer"
         while time.monotonic() < until and not closed.is_set():
+            if not ray.is_initialized():  # any call would start another Ray
+                reason = "Ray has been shut down"
+                break
             try:
                 actor = self._actor(slot)
                 greeting = actor.hello.remote()
@@ -202,8 +205,9 @@ class Fleet:
             # `ray.kill` asks the process to end itself; a stopped one never hears of it, and Ray waits for it at shutdown.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(hand.hello.pid, signal.SIGKILL)
-        with contextlib.suppress(RayError, ValueError):  # it may be dead already
-            ray.kill(hand.actor, no_restart=True)
+        if ray.is_initialized():
+            with contextlib.suppress(RayError, ValueError):  # it may be dead already
+                ray.kill(hand.actor, no_restart=True)
 
     def forget_boards(self) -> None:
         """Remove this node's boards; those of other nodes are 224 bytes each and are overwritten by a pool of the same name."""

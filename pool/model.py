@@ -33,7 +33,8 @@ class Model:
     """Something that is loaded once and then called often. Subclasses are plain picklable objects until `load`.
 
     `run` must be a pure function of its items: a call may be executed twice (a reply can be lost after the work was done) and
-    its result may be remembered. Two models with one `name` must be interchangeable.
+    its result may be remembered. Items are views on memory that the next calls use again: copy what must outlive `run`. Two
+    models with one `name` must be interchangeable. NaN is a bad result of any model; what else is, `check` says.
     """
 
     name: str

@@ -181,7 +181,8 @@ class Router(Pool):
         except Exception as cause:  # an item that cannot be pickled
             group.future = Future()
             group.future.set_exception(ModelRaised("", cause))
-        hand.defined.update(fresh)
+        else:
+            hand.defined.update(fresh)
         group.future.add_done_callback(lambda future: self._inbox.put(Done(hand, group, future)))
 
     def _done(self, event: Done) -> None:
@@ -229,6 +230,7 @@ class Router(Pool):
         """Ray could not pickle or unpickle an item or a result: find out whose by sending each alone."""
         ended: Ended = []
         self._fleet.release(hand, group.number)
+        hand.defined.difference_update(request.line.name for request in group.requests)  # they may not have arrived either
         with self._lock:
             self._clear(hand, group, self._scheduler.seats[hand.slot].resident)
             for request in group.requests:

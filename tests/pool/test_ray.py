@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,13 @@ def test_images_go_there_and_back(workers: Router) -> None:
         np.testing.assert_array_equal(outcome.unwrap(), image + 1)
         assert outcome.value.dtype == np.uint8
     assert workers.run([Call("add1", images[0])])[0].remembered
+
+
+def test_items_and_results_too_large_for_the_arena_go_through_ray(cluster: None) -> None:
+    with pool.connect("ray", workers=1, group_bytes=1 << 16) as small:
+        small.add(Add(1))
+        image = np.zeros((700, 1000, 3), np.uint8)  # the arena has 1 MB to spare
+        np.testing.assert_array_equal(small.submit(Call("add1", image)).result().unwrap(), image + 1)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +121,19 @@ def test_workers_compute_with_the_threads_they_were_given(workers: Router) -> No
 
     workers.add(Threads())
     assert workers.submit(Call("threads", 0)).result().unwrap() == (1, 1)
+
+
+def test_nothing_is_left_in_shared_memory(cluster: None) -> None:
+    def ours(name: str) -> list[str]:
+        return [path.name for path in Path("/dev/shm").glob(f"pool-{name}-*")]
+
+    with pool.connect("ray", workers=1) as one:
+        assert isinstance(one, Router)
+        one.add(Add(1), Troubled())
+        assert one.submit(Call("add1", 1)).result().ok
+        assert not one.submit(Call("troubled", ("die",))).result().ok
+        assert len(ours(one.name)) <= 2  # a board, and an arena if the new worker is up
+    assert ours(one.name) == []
 
 
 def test_two_routers_share_named_workers_and_outlive_each_other(cluster: None) -> None:
