@@ -151,16 +151,18 @@ class Router(Pool):
             raise
 
     def _dispatch(self) -> None:
-        """Give every worker that has room its next group."""
-        for slot, hand in list(self._hands.items()):
-            seat = self._scheduler.seats[slot]
-            while True:
+        """Give every worker that has room a group, the idle ones first, until none has room or nothing waits."""
+        seats, given = self._scheduler.seats, True
+        while given:
+            given = False
+            for slot, hand in sorted(self._hands.items(), key=lambda pair: len(seats[pair[0]].groups)):
                 with self._lock:
-                    group = self._scheduler.next_group(seat, time.monotonic())
+                    group = self._scheduler.next_group(seats[slot], time.monotonic())
                     if group is None:
                         self._hungry = True
-                        break
-                self._send(hand, group)
+                if group is not None:
+                    self._send(hand, group)
+                    given = True
 
     def _send(self, hand: Hand, group: Group) -> None:
         lines = {request.line.name: request.line for request in group.requests}

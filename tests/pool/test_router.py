@@ -177,10 +177,10 @@ def test_a_callback_may_submit(tmp_path: Path) -> None:
 def test_few_calls_are_spread_over_the_workers(tmp_path: Path) -> None:
     fleet = ThreadFleet(tmp_path, size=2)
     with router(fleet) as pool:
-        pool.add(Add(1))
-        pool.run([Call("add1", index) for index in range(64)])
+        pool.add(Troubled())
+        pool.run([Call("troubled", ("sleep", 0.02, index)) for index in range(24)])
         fleet.jobs.clear()
-        pool.run([Call("add1", 1000 + index) for index in range(8)])
+        pool.run([Call("troubled", ("sleep", 0.02, -1 - index)) for index in range(8)])
         assert {slot for slot, _ in fleet.jobs} == {0, 1}
 
 
