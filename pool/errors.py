@@ -34,6 +34,14 @@ class Problem(Exception):
         return f"{text.rstrip('.')}. {self.remedy}" if self.remedy else text
 
 
+def describe(cause: BaseException) -> str:
+    """An exception as one line. A model's own exception class may fail even at being printed."""
+    try:
+        return f"{type(cause).__name__}: {cause}"
+    except Exception:
+        return f"{type(cause).__name__} (its text cannot be printed)"
+
+
 class UnknownModel(Problem):
     """A call names a model that was never added to the pool."""
 

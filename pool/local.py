@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, UnknownModel
+from pool import execute
+from pool.cache import ResultCache, digest, own
+from pool.errors import PoolClosed, UnknownModel
 from pool.model import Call, Model, Outcome, Pool, Stats
 
 
@@ -19,9 +21,11 @@ def unknown(name: str, known: Iterable[str]) -> UnknownModel:
 class LocalPool(Pool):
     """Runs every call at once, in the calling thread. A deadline cannot be enforced without a second process, so none is."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache_bytes: int = 256 << 20) -> None:
         self._models: dict[str, Model] = {}
-        self._loaded: dict[str, LoadFailed | None] = {}
+        self._loaded: dict[str, execute.Answer] = {}
+        self._cache = ResultCache(cache_bytes)
+        self._lock = threading.RLock()  # models need not be thread-safe, and a callback may submit again
         self._stats = Stats()
         self._closed = False
 
@@ -36,45 +40,40 @@ class LocalPool(Pool):
         if call.model not in self._models:
             raise unknown(call.model, self._models)
         future: Future[Outcome] = Future()
-        future.set_result(self._run(call))
+        with self._lock:
+            outcome = self._outcome(call)
+            self._stats.calls += 1
+            self._stats.failures += not outcome.ok
+            self._stats.hits += outcome.remembered
+            self._stats.seconds += outcome.seconds
+            self._stats.by_model[call.model] = self._stats.by_model.get(call.model, 0) + 1
+        future.set_result(outcome)
         return future
 
-    def _run(self, call: Call) -> Outcome:
-        error: CallFailed | None
+    def _outcome(self, call: Call) -> Outcome:
         if self._closed:
             return Outcome(call.model, error=PoolClosed(call.model, "the pool is closed"))
         model = self._models[call.model]
-        value, error, began = None, self._load(model), time.perf_counter()
-        if error is None:
-            try:
-                [value] = model.run([call.item])
-            except Exception as cause:
-                error = ModelRaised(model.name, f"{type(cause).__name__}: {cause}")
-            else:
-                try:
-                    model.check(call.item, value)
-                except ValueError as cause:
-                    value, error = None, BadOutput(model.name, cause)
-        seconds = time.perf_counter() - began
-        self._stats.calls += 1
-        self._stats.failures += error is not None
-        self._stats.seconds += seconds
-        self._stats.by_model[model.name] = self._stats.by_model.get(model.name, 0) + 1
-        return Outcome(model.name, value, error, seconds)
-
-    def _load(self, model: Model) -> LoadFailed | None:
-        if model.name not in self._loaded:
-            try:
-                model.load()
-                self._loaded[model.name] = None
-            except Problem as cause:
-                self._loaded[model.name] = LoadFailed(model.name, f"{cause.thing}: {cause.reason}", remedy=cause.remedy)
-            except Exception as cause:
-                self._loaded[model.name] = LoadFailed(model.name, f"{type(cause).__name__}: {cause}")
-        return self._loaded[model.name]
+        key = digest(call.model, call.item) if model.traits.deterministic and self._cache.budget else None
+        if key is not None:
+            found, value = self._cache.get(key)
+            if found:
+                return Outcome(call.model, value, remembered=True)
+        if call.model not in self._loaded:
+            self._loaded[call.model] = execute.load(model)
+            self._stats.loads += 1
+        answer = self._loaded[call.model]
+        if answer.status == execute.OK:
+            [answer] = execute.run(model, [call.item])
+        if answer.status != execute.OK:
+            return Outcome(call.model, error=execute.error_of(call.model, answer), seconds=answer.seconds)
+        value = own(answer.value)
+        if key is not None:
+            self._cache.put(key, value)
+        return Outcome(call.model, value, seconds=answer.seconds)
 
     def stats(self) -> Stats:
-        return replace(self._stats, by_model=dict(self._stats.by_model))
+        return replace(self._stats, by_model=dict(self._stats.by_model), cached_bytes=self._cache.bytes)
 
     def close(self) -> None:
         self._closed = True

@@ -5,6 +5,7 @@ The pool knows nothing of what a model computes. A tool, a quality metric and an
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -32,7 +33,8 @@ class Model:
     """Something that is loaded once and then called often. Subclasses are plain picklable objects until `load`.
 
     `run` must be a pure function of its items: a call may be executed twice (a reply can be lost after the work was done) and
-    its result may be remembered. Two models with one `name` must be interchangeable.
+    its result may be remembered. Items are views on memory that the next calls use again: copy what must outlive `run`. Two
+    models with one `name` must be interchangeable. NaN is a bad result of any model; what else is, `check` says.
     """
 
     name: str
@@ -50,7 +52,10 @@ class Model:
 
 
 class Call(NamedTuple):
-    """One request: which model, on what. Items are arrays, numbers, strings, or tuples, lists and dicts of them."""
+    """One request: which model, on what. Items are arrays, numbers, strings, or tuples, lists and dicts of them.
+
+    The pool reads an item where it lies: do not write into it before its future has ended.
+    """
 
     model: str
     item: Any
@@ -58,7 +63,10 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one call ended: with a value, or with a typed error. Never both, never neither."""
+    """How one call ended: with a value, or with a typed error. Never both, never neither.
+
+    Arrays in `value` belong to the receiver but are read-only, because callers with the same question share one answer.
+    """
 
     model: str
     value: Any = None
@@ -78,17 +86,38 @@ class Outcome:
 
 
 @dataclass
+class WorkerStats:
+    """One worker as its router sees it."""
+
+    slot: int
+    state: str = "starting"  # starting, ready, lost
+    node: str = ""
+    pid: int = 0
+    models: tuple[str, ...] = ()  # resident now
+    in_flight: int = 0  # this router's calls on it
+    calls: int = 0
+    losses: int = 0  # how often it had to be replaced
+
+
+@dataclass
 class Stats:
     """Counters since the pool was opened."""
 
-    calls: int = 0
+    calls: int = 0  # that ended, remembered ones and failures among them
     failures: int = 0
     hits: int = 0  # answered from the cache
     merges: int = 0  # joined an identical call in flight
     retries: int = 0
     queued: int = 0  # waiting now
+    in_flight: int = 0  # with a worker now
     seconds: float = 0.0  # inside models, summed
+    loads: int = 0  # models loaded by workers
+    lost: int = 0  # workers that had to be replaced
+    cached_bytes: int = 0
+    p50: float = 0.0  # seconds from submit to outcome, of calls that were not remembered
+    p99: float = 0.0
     by_model: dict[str, int] = field(default_factory=dict)
+    workers: list[WorkerStats] = field(default_factory=list)
 
 
 class Pool(ABC):
@@ -100,12 +129,20 @@ class Pool(ABC):
 
     @abstractmethod
     def submit(self, call: Call, *, deadline: float | None = None) -> Future[Outcome]:
-        """Start one call. The future always ends in an `Outcome`; only an unknown model raises, at once."""
+        """Start one call. The future always ends in an `Outcome`; only an unknown model raises, at once.
+
+        `deadline` replaces the model's own: seconds that this call may take inside the model, waiting not counted.
+        """
 
     def run(self, calls: Sequence[Call], *, deadline: float | None = None) -> list[Outcome]:
         """All calls in flight together; outcomes in the order of the calls."""
         futures = [self.submit(call, deadline=deadline) for call in calls]
         return [future.result() for future in futures]
+
+    async def arun(self, calls: Sequence[Call], *, deadline: float | None = None) -> list[Outcome]:
+        """`run` for asyncio: other coroutines go on meanwhile."""
+        futures = [self.submit(call, deadline=deadline) for call in calls]
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     @abstractmethod
     def stats(self) -> Stats: ...

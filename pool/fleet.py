@@ -1,0 +1,236 @@
+"""The workers as Ray actors: started or found by name, sent work, and, when one is lost, examined and replaced.
+
+All of Ray's own retries are off, because they punish the innocent: one poisoned call in a queue of 31 lost 10-14 others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pool import board
+from pool.arena import Arena, Lane, Parcel, sweep
+from pool.board import Record
+from pool.cache import own
+from pool.errors import Problem, describe
+from pool.options import Options
+from pool.worker import Hello, Job, Report, Worker
+
+_LOOK_SECONDS = 10.0  # for a board on another node, a worker process to read it included
+
+
+@dataclass
+class Hand:
+    """One living worker, as one client holds it."""
+
+    slot: int
+    actor: Any
+    key: str  # the actor's id: which of the slot's successive workers this is
+    hello: Hello
+    defined: set[str] = field(default_factory=set)  # models whose definition this client has sent to it
+    arena: Arena | None = None  # if it is on our node
+    lanes: dict[int, Lane] = field(default_factory=dict)  # of groups in flight, by their numbers
+
+
+class _Actor(Worker):
+    def __init__(self, pool: str, slot: int, memory: int, threads: int, nice: int) -> None:
+        os.nice(nice)
+        context = ray.get_runtime_context()
+        path, gpu = board.place(pool, slot), bool(ray.get_gpu_ids())
+        super().__init__(str(path), context.get_actor_id() or "", memory, threads, context.get_node_id(), gpu)
+        self._arenas: dict[str, Arena] = {}
+
+    def run_shared(self, path: str, lanes: int, lane: Lane, parcel: Parcel) -> Parcel | Report:
+        """`run`, with the arrays of job and report in the client's arena."""
+        if path not in self._arenas:
+            self._arenas = {name: arena for name, arena in self._arenas.items() if arena.path.exists()}
+            self._arenas[path] = Arena(Path(path), lanes, lane.size)
+        arena = self._arenas[path]
+        report = self.run(arena.unpack(parcel))
+        return arena.pack(report, lane.back, lane.size) or report
+
+
+def start_ray(options: Options) -> None:
+    """Use the Ray that this process is in, or the one at `address`, or start one here."""
+    if not ray.is_initialized():
+        ray.init(address=options.address or "local", log_to_driver=False, ignore_reinit_error=True)
+
+
+class Fleet:
+    """What the router knows of Ray. Tests and simulations put another class with these methods in its place."""
+
+    def __init__(self, options: Options) -> None:
+        start_ray(options)
+        sweep()
+        self.name = options.name or uuid.uuid4().hex[:12]
+        self.private = options.name is None
+        self._options = options
+        self._node = ray.get_runtime_context().get_node_id()
+        self._gpus, self.size = self._resources()
+
+    def _resources(self) -> tuple[float, int]:
+        total = ray.cluster_resources()
+        gpus = self._options.gpus if self._options.gpus is not None else float(total.get("GPU", 0) >= 1)
+        if self._options.workers is not None:
+            return gpus, self._options.workers
+        found = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if self._is_ours(actor)]
+        return gpus, len(found) or int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)) or 1
+
+    def _is_ours(self, actor: dict[str, str]) -> bool:
+        return actor["namespace"] == self._options.namespace and actor["name"].startswith(f"{self.name}/worker-")
+
+    def start(self, slot: int, closed: threading.Event) -> Hand:
+        """The worker of this slot: the one that another client has started, or a new one. Blocks; raises `Problem`."""
+        until = time.monotonic() + self._options.start_deadline
+        reason = "no answer"
+        while time.monotonic() < until and not closed.is_set():
+            if not ray.is_initialized():  # any call would start another Ray
+                reason = "Ray has been shut down"
+                break
+            try:
+                actor = self._actor(slot)
+                greeting = actor.hello.remote()
+                while not closed.is_set() and time.monotonic() < until:
+                    if ray.wait([greeting], timeout=0.5)[0]:
+                        return self._hand(slot, actor, ray.get(greeting))
+            except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
+                reason = describe(cause)
+                closed.wait(0.2)  # the name of a worker that has just died is not free at once
+        raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", "Look at Ray's logs of that worker.")
+
+    def _actor(self, slot: int) -> Any:
+        options = self._options
+        return (
+            ray.remote(_Actor)
+            .options(
+                name=f"{self.name}/worker-{slot}",
+                namespace=options.namespace,
+                get_if_exists=True,
+                lifetime=None if self.private else "detached",
+                num_cpus=options.cpus,
+                num_gpus=self._gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=1,
+                scheduling_strategy="SPREAD",
+            )
+            .remote(self.name, slot, options.memory, options.threads, options.nice)
+        )
+
+    def _hand(self, slot: int, actor: Any, hello: Hello) -> Hand:
+        hand = Hand(slot, actor, actor._actor_id.hex(), hello)
+        if hello.node == self._node:
+            name, size = f"{self.name}-{slot}-{uuid.uuid4().hex[:12]}", self._options.group_bytes + (1 << 20)
+            hand.arena = Arena.create(name, self._options.window, size)
+        return hand
+
+    def send(self, hand: Hand, job: Job) -> Future[Any]:
+        """Start a group; `receive` makes a report of what the future brings."""
+        reference = self._send_shared(hand, job) or hand.actor.run.remote(job)
+        future: Future[Any] = reference.future()
+        return future
+
+    def _send_shared(self, hand: Hand, job: Job) -> Any:
+        if hand.arena is None or not hand.arena.free:
+            return None
+        lane = hand.arena.free[-1]
+        parcel = hand.arena.pack(job, lane.there, lane.size)
+        if parcel is None:
+            return None
+        hand.lanes[job.group] = hand.arena.free.pop()
+        return hand.actor.run_shared.remote(str(hand.arena.path), self._options.window, lane, parcel)
+
+    def receive(self, hand: Hand, group: int, sent: Any) -> Report:
+        """The worker's report, its values our own: the lane, or the object they lay in, is free again."""
+        if isinstance(sent, Parcel):
+            assert hand.arena is not None
+            sent = hand.arena.unpack(sent)
+        report: Report = sent
+        answers = [answer._replace(value=own(answer.value)) for answer in report.answers]
+        self.release(hand, group)
+        return report._replace(answers=answers)
+
+    @staticmethod
+    def release(hand: Hand, group: int) -> None:
+        if group in hand.lanes and hand.arena is not None:
+            hand.arena.free.append(hand.lanes.pop(group))
+
+    @staticmethod
+    def is_loss(cause: BaseException) -> bool:
+        """Everything but an exception inside the actor's method: `OutOfMemoryError`, for one, is no `RayActorError`."""
+        return not isinstance(cause, RayTaskError)
+
+    def look(self, hand: Hand) -> Record | None:
+        """What the worker was doing when last heard of; None if that cannot be known, as when its node is gone."""
+        path = Path(hand.hello.board)
+        if hand.hello.node == self._node:
+            return board.read(path, hand.key)
+        if not self.node_lives(hand):
+            return None
+        there = NodeAffinitySchedulingStrategy(hand.hello.node, soft=False)
+        reader = ray.remote(num_cpus=0, max_retries=0)(board.read).options(scheduling_strategy=there)
+        reference = reader.remote(path, hand.key)
+        try:
+            record: Record | None = ray.get(reference, timeout=_LOOK_SECONDS)
+        except GetTimeoutError:
+            ray.cancel(reference, force=True)
+            return None
+        except RayError:
+            return None  # the node died while we asked
+        return record
+
+    def node_lives(self, hand: Hand) -> bool:
+        return any(node["NodeID"] == hand.hello.node and node["Alive"] for node in ray.nodes())
+
+    @staticmethod
+    def drop(hand: Hand) -> None:
+        """We are done with this worker, whether it lives on or not."""
+        if hand.arena is not None:
+            hand.arena.remove()
+
+    def kill(self, hand: Hand) -> None:
+        if hand.hello.node == self._node and _is_worker(hand.hello.pid):
+            # `ray.kill` asks the process to end itself; a stopped one never hears of it, and Ray waits for it at shutdown.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(hand.hello.pid, signal.SIGKILL)
+        if ray.is_initialized():
+            with contextlib.suppress(RayError, ValueError):  # it may be dead already
+                ray.kill(hand.actor, no_restart=True)
+
+    def forget_boards(self) -> None:
+        """Remove this node's boards; those of other nodes are 224 bytes each and are overwritten by a pool of the same name."""
+        for slot in range(self.size):
+            board.place(self.name, slot).unlink(missing_ok=True)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether this process number still belongs to one of our workers: Ray gives them the name of their class."""
+    try:
+        return b"_Actor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it is gone, or this is no Linux
+
+
+def dissolve(name: str, namespace: str = "pool") -> None:
+    """End the workers of a shared pool, whoever uses it."""
+    named = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == namespace]
+    workers = [worker for worker in named if worker.startswith(f"{name}/worker-")]
+    if not workers:
+        raise Problem(f"pool {name!r}", f"has no worker in the namespace {namespace!r}", "Was it opened with this name?")
+    for worker in workers:
+        with contextlib.suppress(ValueError, RayError):  # it ended meanwhile
+            ray.kill(ray.get_actor(worker, namespace), no_restart=True)
+    for slot in range(len(workers)):
+        board.place(name, slot).unlink(missing_ok=True)

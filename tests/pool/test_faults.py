@@ -1,0 +1,47 @@
+"""Blame: from what was found to who is charged."""
+
+from __future__ import annotations
+
+import pytest
+
+from pool import Traits
+from pool.board import IDLE, LOADING, RUNNING, Record
+from pool.errors import DeadlineExceeded, LoadFailed, WorkerLost
+from pool.faults import blame
+from pool.medic import Finding
+from pool.schedule import Group, Line, Request
+
+ME = 7
+LINES = [Line("a", Traits()), Line("b", Traits())]
+GROUPS = [
+    Group(number, [Request(LINES[index % 2], index, None, "me", None, 0.0) for index in range(4)], None, 0.0)
+    for number in (1, 2)
+]
+
+
+def record(phase: int, first: int = 2, size: int = 1, elapsed: float = 1.0, client: int = ME, group: int = 1) -> Record:
+    return Record(phase, client, group, first, size, elapsed, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "items", "kind"),
+    [
+        (record(RUNNING), [2], WorkerLost),
+        (record(RUNNING, first=0, group=2), [0], WorkerLost),
+        (record(RUNNING, elapsed=10.0), [2], DeadlineExceeded),
+        (record(RUNNING, size=2), [0, 2], WorkerLost),  # a batch of model a shares the suspicion
+        (record(LOADING), [2], LoadFailed),
+        (record(IDLE), [], WorkerLost),
+        (record(RUNNING, client=8), [], WorkerLost),  # another client's call
+        (record(RUNNING, group=9), [], WorkerLost),  # a group that has ended
+        (None, [0, 1, 2, 3], WorkerLost),  # no record: the oldest group
+    ],
+)
+def test_blame(found: Record | None, items: list[int], kind: type) -> None:
+    verdict = blame(GROUPS, Finding(found, True), ME)
+    assert [request.item for request in verdict.culprits] == items
+    assert verdict.kind is kind
+
+
+def test_nobody_is_blamed_for_a_node() -> None:
+    assert blame(GROUPS, Finding(None, False), ME).culprits == []
