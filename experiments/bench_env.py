@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.console import at_least, main, write_json
-from pool import Call
+from pool import Call, connect
 from tir_env.env import RestorationEnv
 from tir_env.images.operations import digest
 from tir_env.tools import Toolbox
@@ -120,7 +120,8 @@ def bench(settings: Bench) -> None:
     whole = whole.subset([tool.name for tool in whole if tool.scale == 1])
     figures: dict[str, dict[str, list[float]]] = {}
     for label, toolbox in (("light tools", whole.subset(LIGHT)), ("whole toolbox", whole)):
-        world = World(settings.images, "all", settings.suite, toolbox, "gain:psnr", horizon=4, crop=settings.size)
+        pool = connect("local", cache_bytes=0)  # the bare loop remembers nothing either
+        world = World(settings.images, "all", settings.suite, toolbox, "gain:psnr", horizon=4, crop=settings.size, pool=pool)
         for tool in toolbox:  # load and warm up
             world.pool.run([Call(tool.name, world.images[0].image[:64, :64])])
         for number in range(settings.rounds):

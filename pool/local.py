@@ -8,9 +8,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+import cloudpickle
+
 from pool import execute
 from pool.cache import ResultCache, digest, own
-from pool.errors import PoolClosed, UnknownModel
+from pool.errors import PoolClosed, Problem, UnknownModel, describe
 from pool.model import Call, Model, Outcome, Pool, Stats
 
 
@@ -18,23 +20,41 @@ def unknown(name: str, known: Iterable[str]) -> UnknownModel:
     return UnknownModel(f"model {name!r}", f"is not in this pool, which holds {sorted(known)}", "Add it with pool.add(model).")
 
 
+def definition_of(model: Model) -> bytes:
+    """The model as it travels; two models that travel alike are one."""
+    try:
+        return cloudpickle.dumps(model)
+    except Exception as cause:
+        raise Problem(f"model {model.name!r}", f"cannot be pickled: {describe(cause)}", "Open files in load().") from cause
+
+
+def clash(name: str) -> Problem:
+    reason = "is in this pool already, as another model of the same name"
+    return Problem(f"model {name!r}", reason, "Give one of them another name, or use two pools.")
+
+
 class LocalPool(Pool):
     """Runs every call at once, in the calling thread. A deadline cannot be enforced without a second process, so none is."""
 
     def __init__(self, cache_bytes: int = 256 << 20) -> None:
         self._models: dict[str, Model] = {}
+        self._definitions: dict[str, bytes] = {}
         self._loaded: dict[str, execute.Answer] = {}
         self._cache = ResultCache(cache_bytes)
         self._lock = threading.RLock()  # models need not be thread-safe, and a callback may submit again
         self._stats = Stats()
         self._closed = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": {}}  # models travel without what load() built, so a copy loads them again
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy keeps its own books and loads its models again: they travel without what load() built."""
+        return _copy, (self._cache.budget, list(self._models.values()), self._closed)
 
     def add(self, *models: Model) -> None:
         for model in models:
-            self._models.setdefault(model.name, model)
+            if model.name not in self._models:
+                self._models[model.name], self._definitions[model.name] = model, definition_of(model)
+            elif self._models[model.name] is not model and self._definitions[model.name] != definition_of(model):
+                raise clash(model.name)
 
     def submit(self, call: Call, *, deadline: float | None = None) -> Future[Outcome]:
         if call.model not in self._models:
@@ -77,3 +97,10 @@ class LocalPool(Pool):
 
     def close(self) -> None:
         self._closed = True
+
+
+def _copy(cache_bytes: int, models: list[Model], closed: bool) -> LocalPool:
+    pool = LocalPool(cache_bytes)
+    pool.add(*models)
+    pool._closed = closed
+    return pool

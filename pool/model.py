@@ -125,7 +125,7 @@ class Pool(ABC):
 
     @abstractmethod
     def add(self, *models: Model) -> None:
-        """Make models callable by name. Adding the same name again replaces nothing: the first stays."""
+        """Make models callable by name. An equal model may be added again; another one of the same name raises `Problem`."""
 
     @abstractmethod
     def submit(self, call: Call, *, deadline: float | None = None) -> Future[Outcome]:
