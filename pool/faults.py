@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pool.board import IDLE, LOADING
-from pool.errors import CallFailed, DeadlineExceeded, LoadFailed, WorkerLost
+from pool.errors import CallFailed, DeadlineExceeded, LoadFailed, WorkerLost, describe
 from pool.medic import Finding
 from pool.schedule import Group, Request
 
@@ -44,3 +44,9 @@ def blame(groups: list[Group], finding: Finding, client: int) -> Verdict:
     if late:
         return Verdict(batch, DeadlineExceeded, f"it was still at work after {record.limit:g} s")
     return Verdict(batch, WorkerLost, f"the process died {record.elapsed:.1f} s into the call")
+
+
+def brief(cause: BaseException) -> str:
+    """What happened in a remote process: the last line of its traceback."""
+    lines = describe(getattr(cause, "cause", None) or cause).strip().splitlines()
+    return lines[-1] if lines else type(cause).__name__

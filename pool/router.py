@@ -20,7 +20,7 @@ import cloudpickle
 from pool import execute
 from pool.desk import Desk, Ended, again, resolve
 from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
-from pool.faults import FREE_LOSSES, blame
+from pool.faults import FREE_LOSSES, blame, brief
 from pool.fleet import Fleet, Hand
 from pool.local import unknown
 from pool.medic import GRACE, Finding, Medic, Workers
@@ -88,10 +88,6 @@ class Router(Pool):
                 self._definitions[model.name] = definition
                 self._scheduler.add(model.name, model.traits)
                 self._models[model.name] = model
-
-    @property
-    def models(self) -> list[Model]:
-        return list(self._models.values())
 
     def submit(self, call: Call, *, deadline: float | None = None, caller: Hashable = None) -> Future[Outcome]:
         """As `Pool.submit`. Callers share the workers fairly; `caller` says who asks, the calling thread if not given.
@@ -237,7 +233,7 @@ class Router(Pool):
             self._clear(hand, group, self._scheduler.seats[hand.slot].resident)
             for request in group.requests:
                 if request.alone or len(group.requests) == 1:
-                    text = f"its item or its result cannot travel between processes: {_brief(cause)}"
+                    text = f"its item or its result cannot travel between processes: {brief(cause)}"
                     tries = request.attempts + 1
                     ended.append(
                         (request, Outcome(request.line.name, None, BadOutput(request.line.name, text, tries), 0.0, tries))
@@ -400,9 +396,3 @@ def open_router(options: Options) -> Router:
     if options.keep_heap:
         keep_heap()
     return Router(Fleet(options), options, Reporter)
-
-
-def _brief(cause: BaseException) -> str:
-    """The last line of a remote traceback says what happened."""
-    lines = describe(getattr(cause, "cause", None) or cause).strip().splitlines()
-    return lines[-1] if lines else type(cause).__name__
