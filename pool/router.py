@@ -15,17 +15,16 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, NoReturn
 
-import cloudpickle
-
 from pool import execute
 from pool.desk import Desk, Ended, again, resolve
 from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
 from pool.faults import FREE_LOSSES, blame, brief
 from pool.fleet import Fleet, Hand
-from pool.local import unknown
+from pool.local import clash, definition_of, unknown
 from pool.medic import GRACE, Finding, Medic, Workers
 from pool.metrics import Reporter
 from pool.model import Call, Model, Outcome, Pool, Stats, WorkerStats
+from pool.names import Names
 from pool.options import Options
 from pool.schedule import Group, Line, Request, Seat
 from pool.worker import Job, Report, keep_heap
@@ -51,6 +50,7 @@ class Router(Pool):
         self._fleet = workers
         self._models: dict[str, Model] = {}
         self._definitions: dict[str, bytes] = {}
+        self._names = Names()
         self._desk = Desk(options, may_wait=lambda: threading.current_thread() is not self._thread, feed=self._feed)
         self._scheduler, self._lock, self.latency = self._desk.scheduler, self._desk.lock, self._desk.latency
         self._hungry = True  # a worker has room and nothing waits: the next submit must wake the router
@@ -76,18 +76,15 @@ class Router(Pool):
 
     def add(self, *models: Model) -> None:
         for model in models:
-            if model.name in self._models:
+            if self._models.get(model.name) is model:
                 continue
-            try:
-                definition = cloudpickle.dumps(model)
-            except Exception as cause:
-                raise Problem(
-                    f"model {model.name!r}", f"cannot be pickled: {describe(cause)}", "Open files in load()."
-                ) from cause
+            definition = definition_of(model)
             with self._lock:
-                self._definitions[model.name] = definition
+                if self._definitions.setdefault(model.name, definition) != definition:
+                    raise clash(model.name)
+                self._names.add(model.name, definition)
                 self._scheduler.add(model.name, model.traits)
-                self._models[model.name] = model
+                self._models.setdefault(model.name, model)
 
     def submit(self, call: Call, *, deadline: float | None = None, caller: Hashable = None) -> Future[Outcome]:
         """As `Pool.submit`. Callers share the workers fairly; `caller` says who asks, the calling thread if not given.
@@ -161,13 +158,13 @@ class Router(Pool):
                     given = True
 
     def _send(self, hand: Hand, group: Group) -> None:
-        lines = {request.line.name: request.line for request in group.requests}
-        fresh = {name: self._definitions[name] for name in lines if name not in hand.defined}
+        new = {request.line.name for request in group.requests} - hand.defined
+        fresh = {self._names.abroad(name): self._definitions[name] for name in new}
         job = Job(
             self.client,
             group.number,
             fresh,
-            [request.line.name for request in group.requests],
+            [self._names.abroad(request.line.name) for request in group.requests],
             [
                 (request.deadline or request.line.traits.deadline, request.line.traits.load_deadline)
                 for request in group.requests
@@ -180,7 +177,7 @@ class Router(Pool):
             group.future = Future()
             group.future.set_exception(ModelRaised("", cause))
         else:
-            hand.defined.update(fresh)
+            hand.defined.update(new)
         group.future.add_done_callback(lambda future: self._inbox.put(Done(hand, group, future)))
 
     def _done(self, event: Done) -> None:
@@ -198,9 +195,10 @@ class Router(Pool):
     def _answered(self, hand: Hand, group: Group, report: Report) -> None:
         ended: Ended = []
         with self._lock:
-            self._clear(hand, group, report.resident)
-            for name, seconds in report.loads.items():
-                self._scheduler.lines[name].loaded(seconds)
+            self._clear(hand, group, self._names.home(report.resident))
+            for name, seconds in zip(self._names.home(report.loads), report.loads.values(), strict=True):
+                if name in self._scheduler.lines:  # not another client's, whose job was lost after its load
+                    self._scheduler.lines[name].loaded(seconds)
             self._desk.stats.loads += len(report.loads)
             failed: set[Line] = set()
             for request, answer in zip(group.requests, report.answers, strict=True):
@@ -326,7 +324,7 @@ class Router(Pool):
         with self._lock:
             seat = self._scheduler.seats[hand.slot]
             seat.open, seat.gpu = True, hand.hello.gpu
-            self._scheduler.settle(seat, hand.hello.resident)
+            self._scheduler.settle(seat, self._names.home(hand.hello.resident))
             shown = self._desk.stats.workers[hand.slot]
             shown.state, shown.node, shown.pid = "ready", hand.hello.node, hand.hello.pid
 

@@ -159,6 +159,22 @@ def test_two_routers_share_named_workers_and_outlive_each_other(cluster: None) -
         pool.dissolve("shared")
 
 
+def test_two_clients_may_mean_different_models_by_one_name(cluster: None) -> None:
+    first = pool.connect("ray", workers=1, name="namesakes")
+    second = pool.connect("ray", name="namesakes")
+    try:
+        first.add(Add(1, name="add"))
+        second.add(Add(100, name="add"))
+        for number in range(3):
+            assert first.run([Call("add", number)])[0].unwrap() == number + 1
+            assert second.run([Call("add", number)])[0].unwrap() == number + 100
+        assert first.stats().workers[0].models[-1:] == ("add",)
+    finally:
+        first.close()
+        second.close()
+        pool.dissolve("namesakes")
+
+
 def test_another_process_finds_the_pool_by_its_name(workers: Router) -> None:
     @ray.remote(num_cpus=0)
     def elsewhere(name: str) -> tuple[int, int]:

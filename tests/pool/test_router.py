@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool import Call, Outcome, Problem, UnknownModel
+from pool import Call, LocalPool, Outcome, Problem, UnknownModel
 from pool.board import RUNNING, Record
 from pool.options import Options
 from pool.router import Router
@@ -65,6 +65,17 @@ def test_unknown_models_raise_at_once_and_models_that_cannot_be_pickled_are_refu
         model.lock = threading.Lock()  # type: ignore[attr-defined]
         with pytest.raises(Problem, match="cannot be pickled"):
             pool.add(model)
+
+
+@pytest.mark.parametrize("kind", ["router", "local"])
+def test_an_equal_model_may_be_added_again_and_another_of_its_name_is_refused(tmp_path: Path, kind: str) -> None:
+    pool = Router(ThreadFleet(tmp_path), Options()) if kind == "router" else LocalPool()
+    with pool:
+        pool.add(Add(1, name="add"))
+        pool.add(Add(1, name="add"))
+        with pytest.raises(Problem, match="as another model of the same name"):
+            pool.add(Add(2, name="add"))
+        assert pool.run([Call("add", 1)])[0].unwrap() == 2
 
 
 def test_identical_calls_are_computed_once_and_equal_results_are_shared(tmp_path: Path) -> None:
