@@ -107,22 +107,18 @@ def summary(trajectories: list[Trajectory], metrics: tuple[str, ...]) -> dict[st
 
 
 def table(rows: dict[str, dict[str, float]], metrics: tuple[str, ...]) -> Table:
-    title = "Means over episodes; ± standard deviation between them; better: share with a gain in the first"
+    """Fits 80 columns: of the first metric the value and the gain, of the others the gain."""
+    title = "Means over episodes, ± standard deviation between them. better: share with a gain"
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     made.add_column("policy", no_wrap=True)
-    for metric in metrics:
-        for column in (metric, "gain"):
-            made.add_column(column, justify="right", no_wrap=True)
-    for column in ("better", "calls"):
+    for column in (metrics[0], *(f"{metric} gain" for metric in metrics), "better", "calls"):
         made.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
-        cells = []
-        for m in metrics:
-            digits = 2 if abs(row[m]) >= 10 else 3
-            gain = f"{row[f'{m} gain']:+.{digits}f} ±{row[f'{m} gain std']:.{digits}f}"
-            cells += [f"{row[m]:.{digits}f}", gain]
+        digits = {m: 1 if abs(row[m]) >= 10 else 3 for m in metrics}
+        gains = [f"{row[f'{m} gain']:+.{digits[m]}f} ±{row[f'{m} gain std']:.{digits[m]}f}" for m in metrics]
         better = f"{row[f'{metrics[0]} better']:.0%}"
-        made.add_row(name, *cells, better, f"{row['calls']:.1f}", style="bold" if name == "random" else "")
+        cells = [f"{row[metrics[0]]:.{digits[metrics[0]]}f}", *gains, better, f"{row['calls']:.1f}"]
+        made.add_row(name, *cells, style="bold" if name == "random" else "")
     return made
 
 
