@@ -1,8 +1,7 @@
-"""Shared by all tests: a fake toolbox whose tools need no weights (one of them fails), and the folder of test data if it is there."""
+"""Shared by all tests: a fake toolbox whose tools need no weights (one of them fails), and one small Ray."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +83,6 @@ def photo() -> Image:
     from tir_env.images.sources import skimage_photos
 
     return skimage_photos().find("astronaut").image
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    folder = Path(os.environ.get("TIR_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip("test data is not here: set TIR_DATA to its folder")
-    return folder
 
 
 @pytest.fixture(scope="session")
