@@ -29,7 +29,7 @@ class Traits:
     cost: float = 0.0  # seconds per item at 256x256 on one core, 0 if unknown (a hint)
 
 
-class Model:
+class Model(ABC):
     """Something that is loaded once and then called often. Subclasses are plain picklable objects until `load`.
 
     `run` must be a pure function of its items: a call may be executed twice (a reply can be lost after the work was done) and
@@ -40,14 +40,14 @@ class Model:
     name: str
     traits: Traits = Traits()
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 (optional)
         """Get ready: read weights, build the network. Called once in the process that runs the model, before `run`."""
 
+    @abstractmethod
     def run(self, items: Sequence[Any]) -> list[Any]:
         """One result per item, in order. Raising fails the whole batch, which is then tried one by one."""
-        raise NotImplementedError(f"{type(self).__name__} must define run(items)")
 
-    def check(self, item: Any, result: Any) -> None:
+    def check(self, item: Any, result: Any) -> None:  # noqa: B027 (optional)
         """Raise `ValueError` if `result` is not what this model promises for `item`."""
 
 
