@@ -94,10 +94,10 @@ class Restoration(Job):
     kind: str = "drunet"
     undo: tuple[str, ...] = ()
     about: str = ""
-    steps: int = 6000
+    steps: int = 8000
     share: float = 10.0
     rate: float = 1e-3
-    batch: int = 4
+    batch: int = 2
     crops: int = 4  # from one spoilt picture
     size: int = 96  # of a crop, in the clean picture
     context: int = 176  # of the picture that is spoilt
@@ -205,30 +205,30 @@ def recipes() -> list[Restoration]:
         ),
         Restoration("dejpeg", "drunet", (Choice.of("jpeg"),), about="JPEG of quality 10 to 30, as the last thing that happened."),
         Restoration(
-            "motion_deblur", "drunet", (Choice.of("motion blur"),), share=14, steps=8000, size=128, batch=3, crops=3,
+            "motion_deblur", "drunet", (Choice.of("motion blur"),), share=14, steps=12000, size=128, crops=2,
             about="Motion blur and nothing after it; enlarges noise and blocks.",
         ),
         Restoration(
-            "defocus_deblur", "drunet", (Choice.of("defocus blur"),), size=128, batch=3, crops=3,
+            "defocus_deblur", "drunet", (Choice.of("defocus blur"),), size=128, crops=2,
             about="Defocus and nothing after it; enlarges noise and blocks.",
         ),
         Restoration(
             "derain", "drunet", _among("rain", 2.0, {"haze": 0.7, "noise": 0.15, "dark": 0.15}), undo=("rain", "noise"),
-            size=128, batch=3, crops=3, share=9, about="Rain alone or below haze.",
+            size=128, crops=2, share=9, about="Rain alone or below haze.",
         ),
         Restoration(
             "dehaze", "nafnet", (Choice.of("haze", 3.0), Choice.of("rain+haze", 1.0), Choice.of("defocus blur+haze", 1.0)),
-            kind="nafnet", undo=("haze",), context=160, size=160, crops=1, batch=6, steps=3500, share=8,
+            kind="nafnet", undo=("haze",), context=128, size=128, crops=1, batch=4, steps=6000, share=8,
             about="Haze; leaves rain and blur below it to others.",
         ),
         Restoration(
             "brighten", "nafnet",
             (Choice.of("dark", 3.0), Choice.of("dark+noise", 1.0), Choice.of("motion blur+dark", 1.0)),
-            kind="nafnet", undo=("dark", "noise"), context=160, size=160, crops=1, batch=6, steps=3500, share=8,
+            kind="nafnet", undo=("dark", "noise"), context=128, size=128, crops=1, batch=4, steps=6000, share=8,
             about="Dark images; leaves blur below the darkness to others, and removes noise that came after it.",
         ),
         Restoration(
-            "super_resolve", "compact", (Choice.of("low resolution"),), kind="compact", scale=4, size=128, context=256, crops=4,
+            "super_resolve", "compact", (Choice.of("low resolution"),), kind="compact", scale=4, size=128, context=256, batch=4,
             photos=0.8, share=9, about="Bicubic x4, faithful.",
         ),
         Restoration(
@@ -238,16 +238,16 @@ def recipes() -> list[Restoration]:
                 Choice.of("defocus blur+low resolution", defocus_blur={"radius": 3}),
                 Choice.of("motion blur+low resolution", 0.5),
             ),
-            kind="compact", scale=4, size=128, context=256, crops=4, photos=0.8, sharp=0.15, share=8,
+            kind="compact", scale=4, size=128, context=256, batch=4, photos=0.8, sharp=0.15, share=8,
             about="Bicubic x4 of images that may be blurred: sharper, and not always truer.",
         ),
         Restoration(
             "motion_deblur", "drunet_mixed", _among("motion blur", 1.0, _AFTER_BLUR), undo=("motion blur", "noise", "jpeg"),
-            size=128, batch=3, crops=3, share=12, about="Motion blur below noise, blocks, haze or darkness; leaves the last two.",
+            size=128, crops=2, share=12, about="Motion blur below noise, blocks, haze or darkness; leaves the last two.",
         ),
         Restoration(
             "defocus_deblur", "drunet_mixed", _among("defocus blur", 1.0, _AFTER_BLUR), undo=("defocus blur", "noise", "jpeg"),
-            size=128, batch=3, crops=3, share=10, about="Defocus below noise, blocks, haze or darkness; leaves the last two.",
+            size=128, crops=2, share=10, about="Defocus below noise, blocks, haze or darkness; leaves the last two.",
         ),
         Restoration(
             "denoise", "drunet_mixed",
