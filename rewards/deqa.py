@@ -14,7 +14,7 @@ import numpy as np
 
 from pool import Traits
 from rewards.levels import WORDS, expectation
-from rewards.quality import MetricError, Score, Scorer, caches
+from rewards.quality import MetricError, Score, Scorer, caches, in_short
 
 CHECKPOINT = "zhiyuanyou/DeQA-Score-Mix3"
 QUESTION, ANSWER = "How would you rate the quality of this image?", "The quality of the image is"
@@ -49,18 +49,20 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _unavailable(name: str, checkpoint: str, size: str, error: Exception) -> MetricError:
-    reason = f"the checkpoint {checkpoint!r} could not be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+def _unavailable(metric: str, checkpoint: str, size: str, error: Exception) -> MetricError:
+    reason = f"the checkpoint {checkpoint!r} could not be loaded: {in_short(error)}"
     if os.path.isdir(checkpoint):
         return MetricError(
-            name, reason, "The folder must be a whole checkpoint: config.json, the weights, the tokenizer's files."
+            f"metric {metric!r}",
+            reason,
+            "The folder must be a whole checkpoint: config.json, the weights, the tokenizer's files.",
         )
     remedy = (
         f"Run `hf download {checkpoint}` on a machine with a network ({size}) and copy the folder hub of its HF_HOME into this one's; "
-        f"or put the files into any folder and name that: {name.split(':')[0].removeprefix('metric ')}:FOLDER. "
+        f"or put the files into any folder and name that: {metric.split(':')[0]}:FOLDER. "
         f"{caches()}; with the files in place set HF_HUB_OFFLINE=1. pocket-deqa needs no download."
     )
-    return MetricError(name, reason, remedy)
+    return MetricError(f"metric {metric!r}", reason, remedy)
 
 
 class Deqa(Scorer):
@@ -94,7 +96,7 @@ class Deqa(Scorer):
             pieces = SentencePieceProcessor(model_file=cached_file(self.checkpoint, "tokenizer.model"))
             self._words = word_ids(pieces.encode)
         except Exception as error:  # OSError, ValueError, and whatever reading a broken file raises
-            raise _unavailable(f"metric {self.metric!r}", self.checkpoint, "about 16 GB", error) from error
+            raise _unavailable(self.metric, self.checkpoint, "about 16 GB", error) from error
         self._before = [pieces.bos_id(), *pieces.encode(f"USER: {QUESTION}\n")]
         self._after = pieces.encode(f"\nASSISTANT: {ANSWER}")
         self._network = network.to(self._device).eval()
@@ -135,7 +137,7 @@ class ChatScorer(Scorer):
             # After the answer's last word the next one begins with a space.
             self._words = word_ids(lambda word: tokenizer.encode(f" {word}", add_special_tokens=False))
         except Exception as error:  # OSError, ValueError, and whatever reading a broken file raises
-            raise _unavailable(f"metric {self.metric!r}", self.checkpoint, "see its model card for the size", error) from error
+            raise _unavailable(self.metric, self.checkpoint, "see its model card for the size", error) from error
         self._network = network.to(self._device).eval()
 
     def run(self, items: Sequence[Any]) -> list[Score]:

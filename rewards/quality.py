@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pool import Model, Problem, Traits
+from pool.errors import describe
 
 
 class MetricError(Problem):
@@ -36,7 +37,7 @@ NO_WEIGHTS = frozenset(
 )
 # Their scores are the same in a batch as alone (tests/rewards/test_quality.py and test_learned.py hold them to it). All others are
 # computed one by one: some take their statistics or their patches from the whole batch, some reject one, most nobody checked.
-BATCHED = NO_WEIGHTS | {"lpips", "maniqa", "clipiqa", "musiq"}
+BATCHED = NO_WEIGHTS - {"mad"} | {"lpips", "maniqa", "clipiqa", "musiq"}
 NOT_OF_ONE_IMAGE = {"FID": "sets of images", "InceptionScore": "sets of images", "CLIPScore": "an image with a text"}
 
 
@@ -189,8 +190,14 @@ def caches() -> str:
     return f"TORCH_HOME is {os.path.dirname(torch.hub.get_dir())}, HF_HOME is {home}, HF_HUB_OFFLINE is {offline}"
 
 
+def in_short(error: BaseException) -> str:
+    """On one line of at most 300 characters: what loading raises may list every tensor of a network."""
+    text = " ".join(describe(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 def _why_not(metric: str, error: Exception) -> MetricError:
-    cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    cause = in_short(error)
     wanted = _wanted(error)
     if wanted is None:
         return MetricError(
