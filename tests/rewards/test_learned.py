@@ -116,9 +116,10 @@ def maniqa(cache: Path) -> Iterator[Metric]:
     (snapshot.parent.parent / "refs" / "main").write_text("0")
     torch.save(built(lambda: timm.create_model(VIT, pretrained=False)), snapshot / "pytorch_model.bin")
     with pytest.MonkeyPatch.context() as patch:
-        make = timm.create_model
-        patch.setattr("timm.create_model", lambda name, pretrained: make(name, pretrained=False))
-        state = built(lambda: MANIQA(pretrained=False, scale=0.8))
+        with torch.device("meta"):
+            vit = timm.create_model("vit_base_patch8_224", pretrained=False)
+        patch.setattr("timm.create_model", lambda name, pretrained: vit)
+        state = random_state(MANIQA(pretrained=False, scale=0.8))
     torch.save(state, cache / "hub/pyiqa/ckpt_koniq10k.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEFAULT_CONFIGS["maniqa"]["metric_opts"], "test_sample", 1)
