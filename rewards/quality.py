@@ -68,9 +68,9 @@ class Metric(Scorer):
         self.name = f"quality/{metric}"
         self.needs_reference = config["metric_mode"] == "FR"
         self.lower_better = bool(config.get("lower_better", False))
-        light = metric in NO_WEIGHTS
+        light, language = metric in NO_WEIGHTS, metric.startswith(("qalign", "qrealign", "compare2score"))
         self.traits = Traits(
-            memory=(64 << 20) if light else (1 << 30),
+            memory=(64 << 20) if light else (16 << 30) if language else (1 << 30),
             gpu=True,
             batch=8 if metric in BATCHED else 1,
             deadline=120.0 if light else 600.0,
@@ -148,7 +148,7 @@ def _seeded() -> Iterator[None]:
     import torch
 
     plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 (what pyiqa draws from)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
         torch.manual_seed(0)
