@@ -80,6 +80,7 @@ def run(settings: Settings) -> None:
         console.print(f"{title}: " + ", ".join(f"{key} {value:.3f}" for key, value in figures.items()), highlight=False)
         facts = {
             "seed": settings.seed, "steps": progress.step, "minutes": round(progress.seconds / 60, 1), "device": device,
+            "schedule": "by the clock (--budget)" if budget else "by steps",
             "figures": figures,
         }  # fmt: skip
         job.ship(network.cpu(), settings.out, facts)

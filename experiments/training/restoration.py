@@ -1,8 +1,8 @@
 """The restoration networks that ship: which there are, what each is trained on, and how one is written to its file.
 
-Every task has a network for its own degradation alone, the suites' own; deblurring, denoising and dejpeg have a second for the same
-degradation among others ("mixed"), which is weaker where the first is at home and holds where the first fails. Super-resolution has
-a faithful and a sharper one.
+Every task has a network for its own degradation, the suites' own; denoising and defocus have a second for it among others ("mixed"),
+which is weaker where the first is at home and holds where the first fails, and denoising a third for traces. Super-resolution has a
+faithful and a sharper one.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ class Restoration(Job):
     size: int = 96  # of a crop, in the clean picture
     context: int = 176  # of the picture that is spoilt
     sharp: float = 0.0  # weight of the loss on the spectrum
+    decibels: bool = (
+        False  # in the second half of the training, every crop's error counts by its logarithm, weak ones as strong ones
+    )
     scale: int = 1
     photos: float = 0.65
     start: str = ""
@@ -139,7 +142,10 @@ class Restoration(Job):
     def loss(self, network: nn.Module, batch: Any) -> torch.Tensor:
         inputs, targets = (part.flatten(0, 1).float().div_(255).contiguous(memory_format=torch.channels_last) for part in batch)
         output = apply(network, inputs).float()
-        loss = torch.sqrt((output - targets) ** 2 + 1e-6).mean()  # Charbonnier
+        squares = (output - targets) ** 2
+        if self.decibels and self.fraction >= 0.5:
+            return 0.03 * torch.log10(squares.mean(dim=(1, 2, 3)) + 1e-6).mean()  # its gradient about as large as the other's
+        loss = torch.sqrt(squares + 1e-6).mean()  # Charbonnier
         if self.sharp:
             with torch.autocast(output.device.type, enabled=False):
                 spectrum = torch.fft.rfft2(output, norm="ortho") - torch.fft.rfft2(targets, norm="ortho")
@@ -179,7 +185,10 @@ class Restoration(Job):
         recipe = {
             "architecture": f"{type(network).__name__}, {size:,} parameters, kept in half precision",
             "spoilt by": cases,
-            "loss": "Charbonnier" + (f" + {self.sharp:g} x L1 of the spectrum" if self.sharp else ""),
+            "photographs": f"{self.photos:.0%} of the pictures, the others generated",
+            "loss": "Charbonnier"
+            + (f" + {self.sharp:g} x L1 of the spectrum" if self.sharp else "")
+            + (", in the second half log10 of the squared error" if self.decibels else ""),
             **({"begins from": self.start} if self.start else {}),
             "batch": f"{self.batch} pictures x {self.crops} crops of {self.size} pixels, from {self.context}",
         }
@@ -204,9 +213,13 @@ def recipes() -> list[Restoration]:
     """All restoration networks that ship, in the order in which they are trained."""
     return [
         Restoration(
-            "denoise", "drunet", (Choice.of("noise"),), about="Strong noise, as the suites draw it; blurs where there is little noise."
+            "denoise", "drunet", (Choice.of("noise"),), decibels=True, share=16, steps=12000,
+            about="Strong noise, as the suites draw it; blurs where there is little noise.",
         ),
-        Restoration("dejpeg", "drunet", (Choice.of("jpeg"),), about="JPEG of quality 10 to 30, as the last thing that happened."),
+        Restoration(
+            "dejpeg", "drunet", (Choice.of("jpeg"),), decibels=True, share=14, photos=0.9,
+            about="JPEG of quality 10 to 30, as the last thing that happened.",
+        ),
         Restoration(
             "motion_deblur", "drunet", (Choice.of("motion blur"),), share=14, steps=12000, size=128, crops=2,
             about="Motion blur and nothing after it; enlarges noise and blocks.",
@@ -245,11 +258,6 @@ def recipes() -> list[Restoration]:
             about="Bicubic x4 of images that may be blurred: sharper, and not always truer.",
         ),
         Restoration(
-            "motion_deblur", "drunet_mixed", _among("motion blur", 1.0, _AFTER_BLUR), undo=("motion blur", "noise", "jpeg"),
-            start="motion_deblur/drunet", steps=4000, size=128, crops=2, share=6,
-            about="Motion blur below noise, blocks, haze or darkness; leaves the last two.",
-        ),
-        Restoration(
             "defocus_deblur", "drunet_mixed", _among("defocus blur", 1.0, _AFTER_BLUR), undo=("defocus blur", "noise", "jpeg"),
             start="defocus_deblur/drunet", steps=4000, size=128, crops=2, share=6,
             about="Defocus below noise, blocks, haze or darkness; leaves the last two.",
@@ -268,13 +276,5 @@ def recipes() -> list[Restoration]:
             (Choice.of("noise", noise=_WEAK_NOISE), Choice.of("noise+jpeg", noise=_WEAK_NOISE, jpeg={"quality": (20, 80)})),
             kind="dncnn",
             undo=("noise", "jpeg"), share=5, steps=3000, about="Little noise: what other tools leave behind. Keeps detail.",
-        ),
-        Restoration(
-            "dejpeg", "drunet_mixed",
-            (
-                Choice.of("jpeg"), Choice.of("noise+jpeg"), Choice.of("defocus blur+jpeg", 0.7), Choice.of("motion blur+jpeg", 0.7),
-            ),
-            undo=("jpeg", "noise"), start="dejpeg/drunet", steps=4000, share=6,
-            about="JPEG of noisy or blurred images; leaves the blur to others.",
         ),
     ]  # fmt: skip

@@ -40,6 +40,7 @@ class Job(ABC):
     decay: float = 1e-4
     average: float = 0.998  # of the weights, exponentially
     start: str = ""  # the job whose finished network this one begins from
+    fraction: float = 0.0  # how far its training is; kept by `train`
 
     @abstractmethod
     def network(self) -> nn.Module: ...
@@ -118,6 +119,7 @@ def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda prog
     for batch in _batches(job, plan, progress.step):
         progress.seconds = time.monotonic() - began
         progress.fraction = progress.seconds / plan.budget if plan.budget else progress.step / job.steps
+        job.fraction = progress.fraction
         if progress.fraction >= 1:
             break
         for group in optimizer.param_groups:

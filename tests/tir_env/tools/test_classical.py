@@ -15,8 +15,8 @@ from tir_env.images.operations import quantize, quarter, resize_bicubic
 from tir_env.tools import MADE_FOR, Toolbox
 from tir_env.tools.classical import blur, brighten, dehaze, dejpeg, denoise, derain, filters, super_resolve
 
-POCKET = Toolbox.load("pocket")
-NAMES = [tool.name for tool in POCKET]
+CLASSICAL, POCKET = Toolbox.load("classical"), Toolbox.load("pocket")
+NAMES = [tool.name for tool in CLASSICAL]
 
 
 def spoil(image, name, seed=0):
@@ -146,16 +146,17 @@ def test_dark_channel_undoes_uniform_haze(photo):
 # --- all of them ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_pocket_has_two_tools_for_each_of_the_eight_tasks():
-    models = {entry["name"]: entry["arguments"]["model"] for entry in POCKET.schema()}
+@pytest.mark.parametrize("toolbox", [CLASSICAL, POCKET], ids=lambda toolbox: toolbox.name)
+def test_two_tools_for_each_of_the_eight_tasks(toolbox):
+    models = {entry["name"]: entry["arguments"]["model"] for entry in toolbox.schema()}
     assert set(models) == set(MADE_FOR) - {"deblur", "all_in_one"}
     assert all(len(names) >= 2 for names in models.values())
-    assert all(tool.traits.cost > 0 for tool in POCKET)
+    assert all(tool.traits.cost > 0 for tool in toolbox)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_defined_pure_and_repeatable_for_every_size(name, photo):
-    tool = POCKET[name]
+@pytest.mark.parametrize("tool", [*CLASSICAL, *(tool for tool in POCKET if tool.name not in NAMES)], ids=lambda tool: tool.name)
+def test_defined_pure_and_repeatable_for_every_size(tool, photo):
+    name = tool.name
     for size in [(8, 8), (9, 8), (8, 61), (61, 8), (17, 23), (64, 65)]:
         images = {
             "photo": np.ascontiguousarray(photo[: size[0], : size[1]]),
@@ -174,20 +175,20 @@ def test_defined_pure_and_repeatable_for_every_size(name, photo):
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("brighten")])
 @pytest.mark.parametrize("level", [0, 77, 255])
 def test_a_flat_image_stays_as_it_is(name, level):
-    result = POCKET[name](np.full((40, 33, 3), level, np.uint8))
+    result = CLASSICAL[name](np.full((40, 33, 3), level, np.uint8))
     assert np.abs(result.astype(int) - level).max() <= 1
 
 
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(8, 90), width=st.integers(8, 90), index=st.integers(0, len(NAMES) - 1), seed=st.integers(0, 99))
 def test_any_size_gives_a_valid_result(height, width, index, seed):
-    tool, image = POCKET[index], noise_image(height, width, seed)
+    tool, image = CLASSICAL[index], noise_image(height, width, seed)
     tool.check(image, tool(image))
 
 
-@pytest.mark.parametrize("name", [tool.name for tool in POCKET if tool.scale == 1])
+@pytest.mark.parametrize("name", [tool.name for tool in CLASSICAL if tool.scale == 1])
 def test_helps_on_its_own_degradation(name, photo):
-    tool = POCKET[name]
+    tool = CLASSICAL[name]
     gains = []
     for seed in range(4):
         spoilt = spoil(photo, MADE_FOR[tool.task], seed).image
@@ -202,4 +203,4 @@ def test_helps_on_its_own_degradation(name, photo):
 @pytest.mark.parametrize("name", ["super_resolve/lanczos", "super_resolve/back_projection"])
 def test_super_resolution_beats_bicubic(name, photo):
     small = quarter(photo)
-    assert peak_signal_noise_ratio(photo, POCKET[name](small)) > peak_signal_noise_ratio(photo, bicubic(small))
+    assert peak_signal_noise_ratio(photo, CLASSICAL[name](small)) > peak_signal_noise_ratio(photo, bicubic(small))

@@ -28,12 +28,13 @@ def test_list_says_what_is_missing_and_where_to_get_it(toolbox_file, weights_fol
     assert "2 ready" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["pocket", "full", "rl-restore"])
+@pytest.mark.parametrize("name", ["pocket", "classical", "full", "rl-restore"])
 def test_list_prints_every_tool_that_ships(name, capsys):
     assert main(ListTools(name)) == 0
     text = capsys.readouterr().out
     assert "tools: " in text
-    assert {"pocket": "denoise/nlm", "full": "super_resolve/diffbir", "rl-restore": "deblur/tool01"}[name] in text
+    known = {"pocket": "dehaze/nafnet", "classical": "denoise/nlm", "full": "super_resolve/diffbir", "rl-restore": "deblur/tool01"}
+    assert known[name] in text
 
 
 def test_check_runs_what_is_there(toolbox_file, capsys):
