@@ -1,6 +1,12 @@
 """What is good: quality metrics and the reward designs made of them."""
 
-from rewards.design import Final, Gain, RewardDesign, RewardError, Sum, make_reward
+from rewards.design import RewardDesign, RewardError, group_advantages
+from rewards.fixed import Final, Gain, Sum
+from rewards.mar import Mar
 from rewards.quality import Metric, MetricError, Quality, Score
+from rewards.specs import make_reward
 
-__all__ = ["Final", "Gain", "Metric", "MetricError", "Quality", "RewardDesign", "RewardError", "Score", "Sum", "make_reward"]
+__all__ = [
+    "Final", "Gain", "Mar", "Metric", "MetricError", "Quality", "RewardDesign", "RewardError", "Score", "Sum",
+    "group_advantages", "make_reward",
+]  # fmt: skip

@@ -1,17 +1,22 @@
-"""Reward designs: what turns the qualities of an episode into rewards. `make_reward("gain:psnr")` makes one.
+"""The protocol of reward designs: what turns the qualities of episodes into rewards and advantages.
 
 A design says which metrics it needs and whether it wants every step scored or only the end. The environment scores, the design
-judges: it never sees an image, and it is never asked about a tool call that failed.
+judges: it never sees an image, and it is never asked about a tool call that failed. `step` is all that a design must have; with it
+a critic (PPO) gets step rewards and GRPO gets group advantages of the returns. What adapts while training goes on is `state`.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
 
 from pool import Problem
 from rewards.quality import Quality
+
+STATE_VERSION = 1
 
 
 class RewardError(Problem):
@@ -21,94 +26,92 @@ class RewardError(Problem):
 class RewardDesign(ABC):
     """Subclass it, name your class as `module:Class`, and the environment and every learner take it.
 
-    `metrics` are pyiqa's names. With `every_step` the image is scored after each tool call and `step` is called with the quality
-    before and after; without, it is scored at the start and the end only, and `step` is called once, with these two.
+    `metrics` are names that `rewards.open_metric` knows. With `every_step` the image is scored after each tool call and `step` is
+    called with the quality before and after; without, it is scored at the start and the end only, and `step` is called once, with
+    these two. A learner that judges whole episodes may switch it off: gains add up to the same.
+
+    A learner does at each training step, in this order: `observe` the batch, then ask for `step` rewards or `advantages`. Both are
+    pure functions of their arguments and of `state`.
+
+    **State.** A flat mapping of floats, replaced as a whole, never written into. It must be the same for all learners and env
+    runners. Either one place observes everything and the others `load_state_dict` what it says; or every learner computes the
+    `statistics` of its share, they are added up key by key (an all-reduce), and each calls `update` with the sums.
     """
 
     name: str
     metrics: tuple[str, ...]
     every_step: bool = True
+    state: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def step(self, before: Quality, after: Quality) -> float:
-        """The reward for going from `before` to `after`."""
+        """The reward for going from `before` to `after`: what a critic learns from."""
+
+    def advantages(self, returns: np.ndarray, ends: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """[groups, rollouts]: how much better than its group each rollout was. 0 for what is not valid, which counts for nothing.
+
+        returns: [groups, rollouts], the step rewards of each added up; ends: [groups, rollouts, metrics], the final qualities as
+        `values` gives them; valid: bool [groups, rollouts]. Unless a design knows better: GRPO's, of the returns.
+        """
+        return group_advantages(returns, valid)
+
+    # -- what adapts ---------------------------------------------------------------------------------------------------------
+
+    def observe(self, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Take note of a batch: the qualities at the start and at the end of its valid episodes, both [episodes, metrics]."""
+        self.update(self.statistics(starts, ends))
+
+    def statistics(self, starts: np.ndarray, ends: np.ndarray) -> dict[str, float]:
+        """Of a share of a batch, what `update` needs: sums, so that those of several shares add up to those of the whole."""
+        return {}
+
+    def update(self, statistics: Mapping[str, float]) -> None:  # noqa: B027 (optional)
+        """Replace `state` by the next one."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {"version": STATE_VERSION, **self.state}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        found = dict(state)
+        version = found.pop("version", None)
+        if version != STATE_VERSION:
+            reason = f"the saved state has version {version}, and this program reads {STATE_VERSION}"
+            raise RewardError(f"reward {self.name!r}", reason, "Resume with the version of this program that saved it.")
+        if set(found) != set(self.state):
+            reason = f"the saved state is another design's: it differs in {', '.join(sorted(set(found) ^ set(self.state)))}"
+            raise RewardError(f"reward {self.name!r}", reason, "Resume with the reward that the run was begun with.")
+        self.state = {key: float(value) for key, value in found.items()}
+
+    def log(self) -> dict[str, float]:
+        """Numbers worth a curve each."""
+        return dict(self.state)
+
+    # -- for learners --------------------------------------------------------------------------------------------------------
+
+    def values(self, qualities: Sequence[Quality]) -> np.ndarray:
+        """float64 [episodes, metrics], oriented. NaN where a metric is not known: such an episode is not a valid one."""
+        rows = [[quality[m].value if m in quality else np.nan for m in self.metrics] for quality in qualities]
+        return np.array(rows, np.float64).reshape(len(qualities), len(self.metrics))
 
 
-class Gain(RewardDesign):
-    """What one metric gained: R(s_t, a_t) = Q(s_{t+1}) − Q(s_t) (Restore-R1, eq. 9, for any metric)."""
+def group_advantages(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(r − mean) / std over the valid rollouts of each group, separately for each metric if there are any (TIR-Agent, eq. 8).
 
-    def __init__(self, metric: str) -> None:
-        self.name, self.metrics = f"gain:{metric}", (metric,)
-
-    def step(self, before: Quality, after: Quality) -> float:
-        [metric] = self.metrics
-        return after[metric].value - before[metric].value
-
-
-class Final(RewardDesign):
-    """The value of one metric at the end, nothing on the way."""
-
-    every_step = False
-
-    def __init__(self, metric: str) -> None:
-        self.name, self.metrics = f"final:{metric}", (metric,)
-
-    def step(self, before: Quality, after: Quality) -> float:
-        [metric] = self.metrics
-        return after[metric].value
-
-
-class Sum(RewardDesign):
-    """Gains of several metrics, added with fixed weights."""
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights, self.metrics = weights, tuple(weights)
-        self.name = "sum:" + ",".join(f"{metric}={weight:g}" for metric, weight in weights.items())
-
-    def step(self, before: Quality, after: Quality) -> float:
-        return sum(w * (after[m].value - before[m].value) for m, w in self.weights.items())
-
-
-FORMS = "gain:METRIC, final:METRIC, sum:METRIC=WEIGHT,..., or your own as module:Class"
-
-
-def make_reward(spec: str | RewardDesign) -> RewardDesign:
-    """`gain:psnr`, `final:ssim`, `sum:psnr=1,ssim=10`, or `my_module:MyReward`."""
-    if isinstance(spec, RewardDesign):
-        return spec
-    kind, _, rest = str(spec).partition(":")
-    if not rest:
-        raise RewardError(f"reward {spec!r}", "says too little", f"Use {FORMS}.")
-    if kind == "gain":
-        return Gain(rest)
-    if kind == "final":
-        return Final(rest)
-    if kind == "sum":
-        return Sum(_weights(spec, rest))
-    return _imported(spec, kind, rest)
-
-
-def _weights(spec: str, text: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        metric, _, weight = part.partition("=")
-        name = metric.strip()
-        try:
-            value = float(weight or 1)
-        except ValueError as error:
-            raise RewardError(f"reward {spec!r}", f"{weight!r} is not a number", "Write sum:psnr=1,ssim=10.") from error
-        if not math.isfinite(value) or name in weights or not name:
-            raise RewardError(f"reward {spec!r}", f"{part!r} is not finite, or names no metric or one twice", "Correct it.")
-        weights[name] = value
-    return weights
-
-
-def _imported(spec: str, module: str, name: str) -> RewardDesign:
-    try:
-        made = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
-        reason = f"cannot be imported and made: {type(error).__name__}: {error}"
-        raise RewardError(f"reward {spec!r}", reason, f"Is it on PYTHONPATH? Forms: {FORMS}.") from error
-    if not isinstance(made, RewardDesign):
-        raise RewardError(f"reward {spec!r}", "is not a RewardDesign", "Derive your class from rewards.RewardDesign.")
-    return made
+    values: [groups, rollouts] or [groups, rollouts, metrics]; valid: bool [groups, rollouts]. The std is that of a sample (n − 1).
+    0 where a rollout is not valid, and where all valid ones of a group are equal or there is only one.
+    """
+    values, valid = np.asarray(values, np.float64), np.asarray(valid, bool)
+    if valid.shape != values.shape[:2]:
+        raise RewardError("advantages", f"{values.shape} rewards do not fit a {valid.shape} mask", "Give a mask entry each.")
+    mask = valid.reshape(valid.shape + (1,) * (values.ndim - 2))
+    known = np.where(mask, values, 0.0)
+    if not np.isfinite(known).all():
+        raise RewardError(
+            "advantages", "a rollout that counts as valid has a reward that is not finite", "Mark it as not valid."
+        )
+    count = mask.sum(axis=1, keepdims=True)
+    deviation = np.where(mask, known - known.sum(axis=1, keepdims=True) / np.maximum(count, 1), 0.0)
+    std = np.sqrt((deviation**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1))
+    # Equal rewards differ by rounding errors, which are no advantage.
+    differ = std > 1e-9 * np.abs(known).max(axis=1, keepdims=True, initial=0.0)
+    return np.where(differ, deviation / np.where(differ, std, 1.0), 0.0)
