@@ -14,6 +14,7 @@ class RandomAgent:
     """Any allowed action, all alike."""
 
     name = "random"
+    encoder = None
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
@@ -25,6 +26,8 @@ class RandomAgent:
 
 class FixedAgent:
     """The same actions for every image: "no tool" and "one tool, then stop" are the simplest."""
+
+    encoder = None
 
     def __init__(self, actions: Sequence[int], stop: int, name: str) -> None:
         self.actions, self.stop, self.name = list(actions), stop, name
