@@ -52,7 +52,9 @@ class Workplace:
                 ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
             except (ConnectionError, ValueError) as error:
                 reason = f"cannot be reached: {error}"
-                raise Problem(f"--ray-address {address}", reason, "Start one with `ray start --head`, or leave it out.") from error
+                raise Problem(
+                    f"--ray-address {address}", reason, "Start one with `ray start --head`, or leave it out."
+                ) from error
             self._ours = True
         if self.settings.pool == "ray":
             name = f"run-{uuid.uuid4().hex[:8]}"  # by which the env runners find the same workers
@@ -96,7 +98,10 @@ class Workplace:
             design.every_step = False  # a group is judged by its ends: scoring on the way would be for nothing
             environment |= {"group": settings.light.group, "reward": design}
         place = Place(settings.env_runners, settings.learners, settings.gpus)
-        return configure(kind, environment, self.shape, settings.light, settings.iterations, settings.seed, place).build_algo()
+        config = configure(kind, environment, self.shape, settings.light, settings.iterations, settings.seed, place)
+        algorithm = config.build_algo()
+        assert isinstance(algorithm, LightPPO)
+        return algorithm
 
     def train(self, folder: RunFolder, console: Console) -> None:
         settings = self.settings

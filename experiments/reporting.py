@@ -1,4 +1,4 @@
-"""How agents are held against each other: means and spreads over episodes, a table, curves, and what became of the best and the worst."""
+"""How agents are held against each other: means and spreads over episodes, a table, curves, pictures of the best and the worst."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from agents.agent import Agent, observer_for, play
-from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
+from agents.clip_mlp.agent import ClipMlpAgent
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from experiments.console import at_least, main, write_json
@@ -103,8 +103,7 @@ def settings_from(arguments: list[str]) -> Run:
     if (resumed := value_of(arguments, "--resume")) is not None:
         default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
     else:
-        preset = value_of(arguments, "--preset") or "pocket"
-        default = replace(Run(), preset=preset, **PRESETS[preset]) if preset in PRESETS else Run()  # tyro refuses others
+        default = replace(Run(), **PRESETS.get(value_of(arguments, "--preset") or "", {}))  # tyro refuses unknown ones
     return tyro.cli(Run, default=default, description=__doc__, args=arguments)
 
 
@@ -137,7 +136,10 @@ def run(settings: Run) -> None:
             place.train(folder, console)
         except KeyboardInterrupt:
             done = folder.last_checkpoint()[0]
-            print(f"\nstopped; iteration {done} is saved. Go on: python experiments/run.py --resume {folder.path}", file=sys.stderr)
+            print(
+                f"\nstopped; iteration {done} is saved. Go on: python experiments/run.py --resume {folder.path}",
+                file=sys.stderr,
+            )
             sys.exit(130)
         agent = ClipMlpAgent.load(folder.path / "agent")
         compare(settings, place.world("test"), agent, folder, console)

@@ -8,9 +8,9 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -76,7 +76,7 @@ def trackers(folder: RunFolder, wandb_mode: str, done: int) -> Iterator[list[Tra
     finally:
         writer.close()
         if run is not None:
-            run.finish(quiet=True)
+            run.finish()
 
 
 def train(
@@ -114,8 +114,6 @@ def export(algorithm: LightPPO, shape: Shape, encoder: EncoderSpec, tools: list[
     """The agent as it is now."""
     weights = algorithm.learner_group.get_weights()["default_policy"]
     actor = Actor(shape)
-    import torch
-
     prefix = "actor."
     actor.load_state_dict({k.removeprefix(prefix): torch.tensor(v) for k, v in weights.items() if k.startswith(prefix)})
     return ClipMlpAgent(actor, encoder.open(), tools, encoder)
@@ -144,5 +142,3 @@ def display(console: Console, iterations: int, done: int) -> Iterator[Any]:
                 console.print(f"iteration {number}/{iterations}  {figures}  {seconds:.0f} s, {left:.0f} s left")
 
         yield show
-
-

@@ -26,9 +26,9 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
     each of their later episodes: the k-th episode of all members after a reset is the same image, spoilt alike (it is made and scored
     once). What a reset pins stays pinned, too, until the next reset.
 
-    **Lockstep.** With `lockstep=True` every episode takes exactly `horizon` steps: one that has ended idles (its action is ignored, its
-    reward is 0, `info["idle"]` is True) until all end together. So `horizon` steps are one whole episode of each, groups stay level, and
-    with `seek` the k-th round of a training is the same whoever plays it and whenever.
+    **Lockstep.** With `lockstep=True` every episode takes exactly `horizon` steps: one that has ended idles (its action is ignored,
+    its reward is 0, `info["idle"]` is True) until all end together. So `horizon` steps are one whole episode of each, groups stay
+    level, and with `seek` the k-th round of a training is the same whoever plays it and whenever.
 
     **Seeds.** `reset(seed=s)`: environment i draws as a single one reset with s + i would; with groups, group j as s + j.
 

@@ -56,7 +56,8 @@ class ClipMlpAgent:
     """What PPO or GRPO trained. One policy execution a step, deterministic: no reflection, no rollback, no search."""
 
     def __init__(self, actor: Actor, encoder: Model, tools: Sequence[str], spec: EncoderSpec | None = None) -> None:
-        self.actor, self.encoder, self.tools, self.spec = actor.eval(), encoder, tuple(tools), spec or EncoderSpec()
+        self.actor, self.tools, self.spec = actor.eval(), tuple(tools), spec or EncoderSpec()
+        self.encoder: Model | None = encoder
         self.name = "clip_mlp"
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:

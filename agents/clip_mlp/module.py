@@ -17,6 +17,8 @@ from agents.clip_mlp.network import Actor, Critic, Shape
 class ClipMlpModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     """`model_config`: `shape`, and the `seed` of the first weights, so that every process begins with the same ones."""
 
+    model_config: Any  # RLlib allows other forms than a dict
+
     def setup(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.model_config["seed"])

@@ -48,9 +48,11 @@ class Actor(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape, self.layers = shape, two_layers(shape, shape.tools + 1)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            self.layers[-1].weight.mul_(0.01)
-            self.layers[-1].bias.zero_()
+            last.weight.mul_(0.01)
+            last.bias.zero_()
 
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
         """[batch, tools + 1]"""

@@ -1,7 +1,7 @@
 """PPO on RLlib's new API stack (Restore-R1, eqs. 5-8), in rounds of whole episodes.
 
-RLlib samples, computes GAE and the clipped loss, and updates. Three things are ours: a round's starts and random numbers follow from its
-number, so that a killed run goes on exactly; steps that failed never reach the learner; the adaptive state of the reward design
+RLlib samples, computes GAE and the clipped loss, and updates. Three things are ours: a round's starts and random numbers follow from
+its number, so that a killed run goes on exactly; steps that failed never reach the learner; the adaptive state of the reward design
 lives in one place, here, is sent to every env runner before a round and is part of the checkpoint.
 """
 
@@ -48,7 +48,12 @@ class StandardiseRealSteps(ConnectorV2):
 
 
 class EntropyOnTime(PPOTorchLearner):
-    """Where the entropy coefficient stands is no part of RLlib's checkpoints: a resumed learner would begin again at the first."""
+    """PPO's learner, its entropy coefficient a function of the round.
+
+    Where the entropy coefficient stands is no part of RLlib's checkpoints: a resumed learner would begin again at the first.
+    """
+
+    _learner_connector: Any  # RLlib declares it optional; it is there once built
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
@@ -66,7 +71,10 @@ class LightPPO(PPO):
     """RLlib's PPO with a training step in rounds. `report` says what the last one was like."""
 
     learner: type[PPOTorchLearner] = LightPPOLearner
-    config: LightConfig
+    config: Any  # a LightConfig
+    env_runner_group: Any  # this and the next two are there after setup; RLlib declares them optional
+    learner_group: Any
+    metrics: Any
     design: RewardDesign
     rounds = 0  # finished ones
     report: dict[str, float]
@@ -77,7 +85,7 @@ class LightPPO(PPO):
         super().setup(config)
 
     def training_step(self) -> None:
-        rollouts = self._sample()
+        rollouts = self.sample_round()
         self.observe(rollouts)
         self.report = report(rollouts, self._reported())
         self.report |= {f"reward_design/{key}": value for key, value in self.design.log().items()}
@@ -108,7 +116,7 @@ class LightPPO(PPO):
             for rollout in rollouts:
                 rollout.judge(self.design)
 
-    def _sample(self) -> list[Rollout]:
+    def sample_round(self) -> list[Rollout]:
         seed, number, state = self.config.run_seed, self.rounds, self.design.state_dict()
         played = self.env_runner_group.foreach_env_runner(lambda runner: play_round(runner, seed, number, state))
         results = [each for each in played if each is not None]
@@ -190,7 +198,7 @@ def configure(
         clip_param=values.clip,
         vf_clip_param=1e9,
         vf_loss_coeff=values.value_coefficient,
-        entropy_coeff=[[k * steps, values.entropy_at(k)] for k in range(iterations + 1)],
+        entropy_coeff=[[k * steps, values.entropy_at(k)] for k in range(iterations + 1)],  # type: ignore[arg-type]
         use_kl_loss=False,
         grad_clip=values.grad_clip,
         train_batch_size_per_learner=steps // max(1, place.learners),
