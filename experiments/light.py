@@ -37,8 +37,8 @@ class Workplace:
         self.encoder = EncoderSpec(settings.encoder, settings.pretrained)
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
-        World(**self._world("train"), pool="local").close()
-        World(**self._world("test"), pool="local").close()
+        World(**self.world_settings("train"), pool="local").close()
+        World(**self.world_settings("test"), pool="local").close()
         self.pool_options: dict[str, Any] = {"kind": "local"}
         self.pool: Pool | None = None
         self._ours = False
@@ -70,7 +70,7 @@ class Workplace:
         if self._ours:
             ray.shutdown()
 
-    def _world(self, part: Part) -> dict[str, Any]:
+    def world_settings(self, part: Part) -> dict[str, Any]:
         settings = self.settings
         images = settings.images if part == "train" else settings.test_images or settings.images
         return {
@@ -81,7 +81,7 @@ class Workplace:
 
     def world(self, part: Part) -> World:
         assert self.pool is not None, "a Workplace is used in a with"
-        return World(**self._world(part), pool=self.pool)
+        return World(**self.world_settings(part), pool=self.pool)
 
     def describe(self) -> str:
         settings, world = self.settings, self.world("train")
@@ -90,7 +90,7 @@ class Workplace:
 
     def algorithm(self) -> LightPPO:
         settings = self.settings
-        environment = {**self._world("train"), "encoder": self.encoder.open(), "pool": self.pool_options}
+        environment = {**self.world_settings("train"), "encoder": self.encoder.open(), "pool": self.pool_options}
         kind: type[LightPPO] = LightPPO
         if settings.algo == "grpo":
             kind = LightGRPO

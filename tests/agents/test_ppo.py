@@ -81,12 +81,9 @@ def networks(algorithm: LightPPO) -> tuple[Actor, Critic]:
 def plain(rollouts: list[Rollout]) -> list[plain_ppo.Episode]:
     episodes = []
     for piece in (piece for rollout in rollouts for piece in rollout.pieces()):
-        outputs = piece.get_extra_model_outputs()
-        episodes.append(
-            plain_ppo.Episode(
-                piece.get_observations(), piece.get_actions(), piece.get_rewards(), outputs["action_logp"], piece.is_terminated
-            )
-        )
+        logp = piece.get_extra_model_outputs("action_logp")
+        arrays = piece.get_observations(), piece.get_actions(), piece.get_rewards(), logp
+        episodes.append(plain_ppo.Episode(*arrays, piece.is_terminated))
     return copy.deepcopy(episodes)
 
 
