@@ -125,12 +125,13 @@ def run(settings: Run) -> None:
         reason = "has no trainer here yet"
         raise Problem("--policy vlm", reason, f"Train the light agent: --algo {settings.algo} --policy clip_mlp.")
     settings = replace(settings, policy=policy)
-    folder = open_folder(settings)
     console = Console()
-    from experiments.light import Workplace  # Ray and torch take seconds, which --help should not
+    from experiments.light import Workplace  # Ray takes seconds, which --help should not
 
     began = time.perf_counter()
-    with Workplace(settings) as place:
+    workplace = Workplace(settings)  # finds mistakes before a folder is made
+    folder = open_folder(settings)
+    with workplace as place:
         console.print(f"{place.describe()}; everything goes to {folder.path}")
         try:
             place.train(folder, console)

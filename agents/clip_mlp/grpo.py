@@ -37,6 +37,7 @@ class LightGRPO(LightPPO):
     """A round is groups of rollouts; neighbours share their start."""
 
     learner = LightGRPOLearner
+    critic = False
 
     def lessons(self, rollouts: Sequence[Rollout]) -> list[SingleAgentEpisode]:
         lessons = []

@@ -71,6 +71,7 @@ class LightPPO(PPO):
     """RLlib's PPO with a training step in rounds. `report` says what the last one was like."""
 
     learner: type[PPOTorchLearner] = LightPPOLearner
+    critic = True
     config: Any  # a LightConfig
     env_runner_group: Any  # this and the next two are there after setup; RLlib declares them optional
     learner_group: Any
@@ -196,6 +197,7 @@ def configure(
         gamma=values.gamma,
         lambda_=values.lam,
         clip_param=values.clip,
+        use_critic=algorithm.critic,
         vf_clip_param=1e9,
         vf_loss_coeff=values.value_coefficient,
         entropy_coeff=[[k * steps, values.entropy_at(k)] for k in range(iterations + 1)],  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """PPO in plain PyTorch, as anybody would write it from the paper: the oracle that RLlib's is held against.
 
-It knows nothing of RLlib: episodes are lists of arrays. GAE and the loss follow Schulman et al. (2016, 2017) with the value loss and the
-entropy bonus of Restore-R1's eq. 8. `update` takes the same minibatches in the same order as it is told.
+It knows nothing of RLlib: episodes are arrays. GAE and the loss follow Schulman et al. (2016, 2017) with the value loss and the entropy
+bonus of Restore-R1's eq. 8. `update` takes the minibatches that it is told, in that order.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def update(
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, values.grad_clip)
         optimizer.step()
-        losses.append(float(total))
+        losses.append(total.item())
     return losses
 
 

@@ -15,7 +15,7 @@ from agents.clip_mlp.network import Actor, Shape
 from agents.opening import open_agent
 from pool import Problem
 from tests.agents.encoders import Statistics
-from tests.conftest import BRIGHTER, LARGER
+from tests.conftest import LARGER
 from tir_env.world import World
 
 SPEC = EncoderSpec("tests.agents.encoders:Statistics")
@@ -65,7 +65,10 @@ def test_another_toolbox_is_refused(agent: ClipMlpAgent, world: World, tmp_path:
         (lambda folder: (folder / JSON).write_text("{"), "JSONDecodeError"),
         (lambda folder: (folder / WEIGHTS).unlink(), "No such file"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"nonsense"), "SafetensorError"),
-        (lambda folder: (folder / JSON).write_text((folder / JSON).read_text().replace('"hidden": 128', '"hidden": 64')), "size"),
+        (
+            lambda folder: (folder / JSON).write_text((folder / JSON).read_text().replace('"hidden": 128', '"hidden": 64')),
+            "size",
+        ),
         (lambda folder: (folder / JSON).write_text(json.dumps({"shape": {}})), "TypeError"),
     ],
 )
@@ -108,4 +111,4 @@ def test_probabilities_add_up(agent: ClipMlpAgent, world: World) -> None:
     [row] = agent.probabilities(observer_for(agent, world).observe_batch([trajectory]))
     assert row.sum() == pytest.approx(1)
     assert row.argmax() == agent.act(observer_for(agent, world).observe_batch([trajectory]), [trajectory])[0]
-    assert BRIGHTER < len(row) and np.isfinite(row).all()
+    assert np.isfinite(row).all()

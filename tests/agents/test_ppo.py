@@ -213,12 +213,11 @@ def test_steps_are_judged_by_the_state_that_has_seen_them(cluster: None) -> None
 
 def test_learning_picks_the_tool_that_helps(ppo: LightPPO) -> None:
     """On dark images: brighter, every time."""
-    for _ in range(12):
+    for _ in range(20):
         ppo.train()
-    rollouts = ppo.sample_round()
-    used = [tool for r in rollouts for tool in r.tools]
+    used = [tool for r in ppo.sample_round() for tool in r.tools]
     assert used.count("denoise/brighter") > 0.5 * len(used)
-    assert np.mean([r.reward for r in rollouts if r.valid]) > 2
+    assert used.count("denoise/darker") < 0.1 * len(used)
 
 
 def test_a_round_in_which_everything_fails_teaches_nothing(cluster: None) -> None:

@@ -30,7 +30,7 @@ def test_settings_come_back_as_they_were(folder: RunFolder) -> None:
 
 
 def test_a_run_is_not_written_over(folder: RunFolder) -> None:
-    with pytest.raises(Problem, match="holds a run already. Go on with it: --resume"):
+    with pytest.raises(Problem, match=r"holds a run already\. Go on with it: --resume"):
         RunFolder.create(folder.path, Run())
     assert free_folder(folder.path).name == "run-2"
 
