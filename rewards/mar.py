@@ -50,8 +50,9 @@ class Mar(RewardDesign):
     that ships. The paper's are psnr, ssim, lpips, maniqa, clipiqa, musiq. It prints neither ε nor β. Ours: ε = 0.2, so that no metric
     gets more than e^0.4 = 1.5 times another's weight; β = 0.1, an average over about ten batches.
 
-    **For a critic** there is no group to normalise in. `step` divides each metric's gain by the running std of that metric's gain
-    over whole episodes (moved by β like the averages), and weighs it: Σ w^θ (after − before) / scale^θ. A metric that never moves
+    **For a critic** there is no group to normalise in. `step` divides each metric's gain by its scale and weighs it:
+    Σ w^θ (after − before) / scale^θ. The scale is the std of the metric's gains over the episodes of a batch, averaged over all batches
+    so far: a moving average would shrink with a policy that settles, and inflate what it sees next. A metric that never moves
     contributes 0. Until the first `observe` all scales are 1. Without decoupling gains stay raw.
     """
 
@@ -74,8 +75,8 @@ class Mar(RewardDesign):
         flag = {(True, True): [], (False, True): ["no-weights"], (True, False): ["no-decouple"], (False, False): ["no-mar"]}
         parts = [*flag[self.adaptive, self.decouple]]
         parts += [f"metrics={'+'.join(self.metrics)}"] if self.metrics != METRICS else []
-        parts += [f"eps={self.eps:g}"] if self.eps != EPS else []
-        parts += [f"beta={self.beta:g}"] if self.beta != BETA else []
+        parts += [f"eps={self.eps!r}"] if self.eps != EPS else []
+        parts += [f"beta={self.beta!r}"] if self.beta != BETA else []
         return f"mar:{','.join(parts)}" if parts else "mar"
 
     def _check(self) -> None:
@@ -146,7 +147,7 @@ class Mar(RewardDesign):
         if count > 1:
             spread = np.sqrt(np.maximum(0.0, gain2 - gain**2) * count / (count - 1))
             spread[spread < 1e-6 * np.sqrt(gain2)] = 0.0  # equal gains differ by rounding errors
-            scale = moved(scale, spread, self.beta) if spreads else spread
+            scale = (scale * spreads + spread) / (spreads + 1)
             spreads += 1
         importance = importances(now, average, self.eps)
         self.state = self._state(batches + 1, moved(average, now, self.beta), importance, spreads, scale)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pool import Call, Outcome, Pool, Problem, connect
-from rewards import Metric, Quality, RewardDesign, make_reward
+from rewards import Quality, RewardDesign, make_reward, open_metric
 from tir_env.degradations import Case, CroppedDepth, DepthSource, Suite, Synthetic, degrade, open_depth, open_suite
 from tir_env.degradations import replay as degrade_again
 from tir_env.images.operations import Image, check_image, crop_at, digest, resize_like
@@ -73,7 +73,7 @@ class World:
             raise WorldError("starts", f"must be a whole number from 0, not {starts}", "Correct it.")
         self.horizon, self.crop, self.starts = horizon, crop, int(starts)
         self.depth = open_depth(depth)
-        self.metrics = {name: Metric(name) for name in dict.fromkeys((*self.reward.metrics, *metrics))}
+        self.metrics = {name: open_metric(name) for name in dict.fromkeys((*self.reward.metrics, *metrics))}
         self._check_references()
         self.owns_pool = not isinstance(pool, Pool)
         self.pool = pool if isinstance(pool, Pool) else connect(pool)
