@@ -5,12 +5,14 @@
 
 Both see the same features of the same encoder and learn with the same sizes of batches; their rounds alternate, so that both meet the
 same machine. SB3 drives single environments in a row, as it does with any; ours puts the tool calls of a step in flight together on
-the pool. You see decisions per second of training, learning included, and their ratio.
+the pool, once of worker processes and once in its own process. You see decisions per second of training, learning included, and
+the ratio to SB3's.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 import tir_env  # noqa: F401 (registers the id)
+from agents.clip_mlp.ppo import LightPPO
 from experiments.console import at_least, main, write_json
 from experiments.light import Workplace
 from experiments.run import Run
@@ -58,33 +61,52 @@ def bench(settings: Bench) -> None:
     )  # fmt: skip
     run = replace(run, light=replace(run.light, episodes=settings.episodes))
     with Workplace(run) as place:
-        ours = place.algorithm()
+        learners: dict[str, Callable[[], float]] = {
+            "ours, worker processes": ours(place.algorithm(), settings.episodes),
+            "ours, in process": ours(place.algorithm({"kind": "local"}), settings.episodes),
+        }
         environment = {**place.world_settings("train"), "encoder": place.encoder.open(), "pool": "local"}
         envs = vectorise("tir_env/Restoration-v0", n_envs=settings.envs, seed=settings.seed, env_kwargs=environment)
         steps = settings.episodes * run.horizon // settings.envs
-        theirs = PPO(
+        model = PPO(
             "MultiInputPolicy", envs, n_steps=steps, batch_size=run.light.minibatch, n_epochs=run.light.epochs,
             learning_rate=run.light.lr, device="cpu", seed=settings.seed,
         )  # fmt: skip
-        speeds: dict[str, list[float]] = {"ours": [], "stable-baselines3": []}
+        learners["stable-baselines3"] = theirs(model, steps * settings.envs)
+        speeds: dict[str, list[float]] = {name: [] for name in learners}
         for number in range(settings.rounds + 1):
-            began = time.perf_counter()
-            ours.train()
-            mine = ours.report["length"] * settings.episodes / (time.perf_counter() - began)
-            began = time.perf_counter()
-            theirs.learn(steps * settings.envs, reset_num_timesteps=False)
-            other = steps * settings.envs / (time.perf_counter() - began)
-            if number:
-                speeds["ours"].append(mine)
-                speeds["stable-baselines3"].append(other)
-        ours.stop()
+            for name, learn in learners.items():
+                speed = learn()
+                if number:  # the first round loads the models
+                    speeds[name].append(speed)
         envs.close()
     console = Console()
+    base = np.array(speeds["stable-baselines3"])
     for name, values in speeds.items():
-        console.print(f"{name}: {np.mean(values):.1f} ± {np.std(values):.1f} decisions/s")
-    ratios = np.array(speeds["ours"]) / np.array(speeds["stable-baselines3"])
-    console.print(f"ratio: {np.mean(ratios):.2f} ± {np.std(ratios):.2f} over {settings.rounds} alternating rounds")
-    write_json(settings.json, {"settings": vars(settings), "decisions per second": speeds, "ratios": ratios.tolist()})
+        ratios = np.array(values) / base
+        console.print(
+            f"{name}: {np.mean(values):.1f} ± {np.std(values):.1f} decisions/s, {np.mean(ratios):.2f} ± {np.std(ratios):.2f} of SB3's"
+        )
+    write_json(settings.json, {"settings": vars(settings), "decisions per second": speeds})
+
+
+def ours(algorithm: LightPPO, episodes: int) -> Callable[[], float]:
+    def learn() -> float:
+        """Decisions per second of one round; idle steps are none."""
+        began = time.perf_counter()
+        algorithm.train()
+        return algorithm.report["length"] * episodes / (time.perf_counter() - began)
+
+    return learn
+
+
+def theirs(model: Any, steps: int) -> Callable[[], float]:
+    def learn() -> float:
+        began = time.perf_counter()
+        model.learn(steps, reset_num_timesteps=False)
+        return steps / (time.perf_counter() - began)
+
+    return learn
 
 
 def stable_baselines() -> tuple[Any, Any]:

@@ -16,8 +16,8 @@ from agents.clip_mlp.agent import EncoderSpec
 from agents.clip_mlp.grpo import LightGRPO
 from agents.clip_mlp.network import Shape
 from agents.clip_mlp.ppo import LightPPO, Place, configure
+from experiments.learning import train
 from experiments.runs import RunFolder
-from experiments.training import train
 from pool import Pool, Problem, connect, dissolve
 from rewards import make_reward
 from tir_env.images.sources import Part
@@ -88,9 +88,10 @@ class Workplace:
         where = f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}"
         return f"{settings.algo} trains {settings.policy}: {where}, encoder {settings.encoder} ({self.shape.features} features)"
 
-    def algorithm(self) -> LightPPO:
+    def algorithm(self, pool: dict[str, Any] | None = None) -> LightPPO:
+        """RLlib's, its environments on this workplace's pool unless another is described."""
         settings = self.settings
-        environment = {**self.world_settings("train"), "encoder": self.encoder.open(), "pool": self.pool_options}
+        environment = {**self.world_settings("train"), "encoder": self.encoder.open(), "pool": pool or self.pool_options}
         kind: type[LightPPO] = LightPPO
         if settings.algo == "grpo":
             kind = LightGRPO
