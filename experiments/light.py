@@ -39,6 +39,7 @@ class Workplace:
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
         World(**self.world_settings("train"), pool="local").close()
         World(**self.world_settings("test"), pool="local").close()
+        self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which the env runners find the same workers
         self.pool_options: dict[str, Any] = {"kind": "local"}
         self.pool: Pool | None = None
         self._ours = False
@@ -57,16 +58,15 @@ class Workplace:
                 ) from error
             self._ours = True
         if self.settings.pool == "ray":
-            name = f"run-{uuid.uuid4().hex[:8]}"  # by which the env runners find the same workers
-            self.pool_options = {"kind": "ray", "name": name, "workers": self.settings.workers}
+            self.pool_options = {"kind": "ray", "name": self.name, "workers": self.settings.workers}
         self.pool = connect(**self.pool_options)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
             self.pool.close()
-        if "name" in self.pool_options:
-            dissolve(self.pool_options["name"])
+            if self.settings.pool == "ray":
+                dissolve(self.name)
         if self._ours:
             ray.shutdown()
 

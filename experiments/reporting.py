@@ -18,7 +18,7 @@ from tir_env.drawing import save_figure
 from tir_env.trajectory import Trajectory
 
 
-def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds: float = float("nan")) -> dict[str, Any]:
+def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds: float | None = None) -> dict[str, Any]:
     """Means and standard deviations over episodes; what could not be scored counts among the failures and nowhere else."""
     row: dict[str, Any] = {"reward": float(np.mean([t.total_reward for t in trajectories]))}
     for metric in metrics:
@@ -33,7 +33,8 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
     row["calls"] = float(np.mean([len(t.tool_names) for t in trajectories]))
     row["policy calls"] = sum(step.notes.get("policy_calls", 1) for step in decisions) / len(trajectories)
     row["failures"] = float(sum(len(t.failures) for t in trajectories))
-    row["seconds per image"] = seconds / len(trajectories)
+    if seconds is not None:
+        row["seconds per image"] = seconds / len(trajectories)
     row["usage"] = {tool: count / len(decisions) for tool, count in usage.most_common()}
     return row
 

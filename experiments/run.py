@@ -12,6 +12,8 @@ worst trajectory.
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import sys
 import time
 from collections import Counter
@@ -131,6 +133,7 @@ def run(settings: Run) -> None:
     began = time.perf_counter()
     workplace = Workplace(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings)
+    workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
     with workplace as place:
         console.print(f"{place.describe()}; everything goes to {folder.path}")
         try:
@@ -147,6 +150,10 @@ def run(settings: Run) -> None:
     console.print(f"{time.perf_counter() - began:.0f} s in all. Look at {folder.path}/figures; then try:")
     console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
     console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
 
 
 def open_folder(settings: Run) -> RunFolder:
