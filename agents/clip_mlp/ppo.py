@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from agents.clip_mlp.config import Hyperparameters
 from agents.clip_mlp.module import module_spec
 from agents.clip_mlp.network import Shape
-from agents.clip_mlp.rollouts import Rollout, Rounds, play_round, report, seed_all
+from agents.clip_mlp.rollouts import Rollout, Rounds, figures_of, play_round, seed_all
 from pool import Problem
 from rewards import RewardDesign, make_reward
 
@@ -88,7 +88,7 @@ class LightPPO(PPO):
     def training_step(self) -> None:
         rollouts = self.sample_round()
         self.observe(rollouts)
-        self.report = report(rollouts, self._reported())
+        self.report = figures_of(rollouts, self._reported())
         self.report |= {f"reward_design/{key}": value for key, value in self.design.log().items()}
         lessons = self.lessons(rollouts)
         self.rounds += 1

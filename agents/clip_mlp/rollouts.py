@@ -135,7 +135,7 @@ def known(info: dict[str, Any]) -> Quality:
     return {metric: Score(float(value), float("nan")) for metric, value in info["quality"].items()}
 
 
-def report(rollouts: Sequence[Rollout], metrics: Sequence[str]) -> dict[str, float]:
+def figures_of(rollouts: Sequence[Rollout], metrics: Sequence[str]) -> dict[str, float]:
     """One round in figures, for the log."""
     start = np.array([r.quality(0, metrics) for r in rollouts])  # [rollouts, metrics]
     end = np.array([r.quality(-1, metrics) for r in rollouts])
