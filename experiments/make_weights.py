@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def run(settings: Settings) -> None:
         job.ship(network.cpu(), settings.out, facts)
 
 
-def _reporter(console: Console, title: str, every: float = 15.0) -> object:
+def _reporter(console: Console, title: str, every: float = 15.0) -> Callable[[Progress], None]:
     last = [0.0]
 
     def report(progress: Progress) -> None:

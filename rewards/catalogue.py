@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from rewards.deqa import CHECKPOINT, ChatScorer, Deqa
 from rewards.quality import Metric, MetricError, Scorer
 
@@ -22,7 +24,7 @@ def open_metric(name: str) -> Scorer:
     if name == "pocket-deqa":
         from rewards.pocket_deqa import PocketDeqa
 
-        return PocketDeqa()
+        return cast(Scorer, PocketDeqa())
     if kind == "deqa":
         return Deqa(rest or CHECKPOINT)
     return ChatScorer(rest) if kind == "chat" else Metric(name)

@@ -204,11 +204,15 @@ def _why_not(metric: str, error: Exception) -> MetricError:
             f"metric {metric!r}", f"pyiqa could not build it: {cause}", f"Mend what it names, or use one of: {INSTEAD}."
         )
     file, source, place = wanted
-    reason = f"its weights {file} are not in {place}, and could not be fetched from {source} ({cause})"
+    if os.path.exists(os.path.join(place, file)):
+        reason = f"its weights {file} lie in {place}, and cannot be read ({cause})"
+    else:
+        reason = f"its weights {file} are not in {place}, and could not be fetched from {source} ({cause})"
+    command = f"python -c \"import pyiqa; pyiqa.create_metric('{metric}')\""
     remedy = (
-        f"Fetch that file and put it there. Or run `python -c \"import pyiqa; pyiqa.create_metric('{metric}')\"` on a machine with a "
-        f"network, which fetches all that it needs, and copy its cache folders. {caches()}; with everything in place set "
-        f"HF_HUB_OFFLINE=1. These need no download: {INSTEAD}."
+        f"Fetch that file from {source} and put it there. Or run `{command}` on a machine with a network, which fetches all that it "
+        f"needs, and copy its cache folders. {caches()}; with everything in place set HF_HUB_OFFLINE=1. "
+        f"These need no download: {INSTEAD}."
     )
     return MetricError(f"metric {metric!r}", reason, remedy)
 
@@ -228,4 +232,5 @@ def _wanted(error: BaseException) -> tuple[str, str, str] | None:
             place = str(names.get("cache_dir") or constants.HF_HUB_CACHE)
             return names["filename"], f"https://huggingface.co/{names['repo_id']}", place
         trace = trace.tb_next
-    return _wanted(error.__cause__ or error.__context__) if error.__cause__ or error.__context__ else None  # type: ignore[arg-type]
+    cause = error.__cause__ or error.__context__
+    return None if cause is None else _wanted(cause)

@@ -8,7 +8,7 @@ a faithful and a sharper one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +60,7 @@ def compact(features: int = 48) -> nn.Module:
     return Compact(num_in_ch=3, num_out_ch=3, num_feat=features, num_conv=12, upscale=4)
 
 
-NETWORKS = {"drunet": drunet, "nafnet": nafnet, "dncnn": dncnn, "compact": compact}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"drunet": drunet, "nafnet": nafnet, "dncnn": dncnn, "compact": compact}
 
 
 def apply(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -94,16 +94,17 @@ class Restoration(Job):
     kind: str = "drunet"
     undo: tuple[str, ...] = ()
     about: str = ""
-    steps: int = 6000
+    steps: int = 8000
     share: float = 10.0
     rate: float = 1e-3
-    batch: int = 4
+    batch: int = 2
     crops: int = 4  # from one spoilt picture
     size: int = 96  # of a crop, in the clean picture
     context: int = 176  # of the picture that is spoilt
     sharp: float = 0.0  # weight of the loss on the spectrum
     scale: int = 1
     photos: float = 0.65
+    start: str = ""
     pictures: Pictures = field(default_factory=Pictures)
 
     def __post_init__(self) -> None:
@@ -172,12 +173,14 @@ class Restoration(Job):
         path = folder / "tir_env" / "tools" / "weights" / f"{self.task}-{self.model}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, path, metadata={"format": "pt", "recipe": self.name})
+        path.chmod(0o644)
         cases = "; ".join(f"{c.case.name} ({chance:.0%})" for c, chance in zip(self.choices, self._chances, strict=True))
         size = sum(parameter.numel() for parameter in network.parameters())
         recipe = {
             "architecture": f"{type(network).__name__}, {size:,} parameters, kept in half precision",
             "spoilt by": cases,
             "loss": "Charbonnier" + (f" + {self.sharp:g} x L1 of the spectrum" if self.sharp else ""),
+            **({"begins from": self.start} if self.start else {}),
             "batch": f"{self.batch} pictures x {self.crops} crops of {self.size} pixels, from {self.context}",
         }
         write_card(path, self.name, self.about, recipe, facts)
@@ -189,7 +192,7 @@ def _psnr(image: np.ndarray, target: np.ndarray) -> float:
 
 
 _AFTER_BLUR = {"jpeg": 1.0, "noise": 1.0, "haze": 0.7, "dark": 0.7}
-_WEAK = {"noise": {"kind": "gaussian", "sigma": (3.0, 25.0)}, "jpeg": {"quality": (20, 80)}}
+_WEAK_NOISE = {"kind": "gaussian", "sigma": (3.0, 25.0)}
 
 
 def _among(degradation: str, pure: float, after: Mapping[str, float]) -> tuple[Choice, ...]:
@@ -205,30 +208,30 @@ def recipes() -> list[Restoration]:
         ),
         Restoration("dejpeg", "drunet", (Choice.of("jpeg"),), about="JPEG of quality 10 to 30, as the last thing that happened."),
         Restoration(
-            "motion_deblur", "drunet", (Choice.of("motion blur"),), share=14, steps=8000, size=128, batch=3, crops=3,
+            "motion_deblur", "drunet", (Choice.of("motion blur"),), share=14, steps=12000, size=128, crops=2,
             about="Motion blur and nothing after it; enlarges noise and blocks.",
         ),
         Restoration(
-            "defocus_deblur", "drunet", (Choice.of("defocus blur"),), size=128, batch=3, crops=3,
+            "defocus_deblur", "drunet", (Choice.of("defocus blur"),), size=128, crops=2,
             about="Defocus and nothing after it; enlarges noise and blocks.",
         ),
         Restoration(
             "derain", "drunet", _among("rain", 2.0, {"haze": 0.7, "noise": 0.15, "dark": 0.15}), undo=("rain", "noise"),
-            size=128, batch=3, crops=3, share=9, about="Rain alone or below haze.",
+            size=128, crops=2, share=9, about="Rain alone or below haze.",
         ),
         Restoration(
             "dehaze", "nafnet", (Choice.of("haze", 3.0), Choice.of("rain+haze", 1.0), Choice.of("defocus blur+haze", 1.0)),
-            kind="nafnet", undo=("haze",), context=160, size=160, crops=1, batch=6, steps=3500, share=8,
+            kind="nafnet", undo=("haze",), context=128, size=128, crops=1, batch=4, steps=6000, share=8,
             about="Haze; leaves rain and blur below it to others.",
         ),
         Restoration(
             "brighten", "nafnet",
             (Choice.of("dark", 3.0), Choice.of("dark+noise", 1.0), Choice.of("motion blur+dark", 1.0)),
-            kind="nafnet", undo=("dark", "noise"), context=160, size=160, crops=1, batch=6, steps=3500, share=8,
+            kind="nafnet", undo=("dark", "noise"), context=128, size=128, crops=1, batch=4, steps=6000, share=8,
             about="Dark images; leaves blur below the darkness to others, and removes noise that came after it.",
         ),
         Restoration(
-            "super_resolve", "compact", (Choice.of("low resolution"),), kind="compact", scale=4, size=128, context=256, crops=4,
+            "super_resolve", "compact", (Choice.of("low resolution"),), kind="compact", scale=4, size=128, context=256, batch=4,
             photos=0.8, share=9, about="Bicubic x4, faithful.",
         ),
         Restoration(
@@ -238,16 +241,18 @@ def recipes() -> list[Restoration]:
                 Choice.of("defocus blur+low resolution", defocus_blur={"radius": 3}),
                 Choice.of("motion blur+low resolution", 0.5),
             ),
-            kind="compact", scale=4, size=128, context=256, crops=4, photos=0.8, sharp=0.15, share=8,
+            kind="compact", scale=4, size=128, context=256, batch=4, photos=0.8, sharp=0.15, share=8,
             about="Bicubic x4 of images that may be blurred: sharper, and not always truer.",
         ),
         Restoration(
             "motion_deblur", "drunet_mixed", _among("motion blur", 1.0, _AFTER_BLUR), undo=("motion blur", "noise", "jpeg"),
-            size=128, batch=3, crops=3, share=12, about="Motion blur below noise, blocks, haze or darkness; leaves the last two.",
+            start="motion_deblur/drunet", steps=4000, size=128, crops=2, share=6,
+            about="Motion blur below noise, blocks, haze or darkness; leaves the last two.",
         ),
         Restoration(
             "defocus_deblur", "drunet_mixed", _among("defocus blur", 1.0, _AFTER_BLUR), undo=("defocus blur", "noise", "jpeg"),
-            size=128, batch=3, crops=3, share=10, about="Defocus below noise, blocks, haze or darkness; leaves the last two.",
+            start="defocus_deblur/drunet", steps=4000, size=128, crops=2, share=6,
+            about="Defocus below noise, blocks, haze or darkness; leaves the last two.",
         ),
         Restoration(
             "denoise", "drunet_mixed",
@@ -255,10 +260,13 @@ def recipes() -> list[Restoration]:
                 Choice.of("noise"), Choice.of("noise+jpeg", 1.5), Choice.of("dark+noise"), Choice.of("haze+noise", 0.5),
                 Choice.of("motion blur+noise", 0.5),
             ),
-            undo=("noise", "jpeg"), about="Noise on dark, hazy or blurred images, or below JPEG; leaves those to others.",
+            undo=("noise", "jpeg"), start="denoise/drunet", steps=4000, share=6,
+            about="Noise on dark, hazy or blurred images, or below JPEG; leaves those to others.",
         ),
         Restoration(
-            "denoise", "dncnn_weak", (Choice.of("noise", noise=_WEAK["noise"]), Choice.of("noise+jpeg", **_WEAK)), kind="dncnn",
+            "denoise", "dncnn_weak",
+            (Choice.of("noise", noise=_WEAK_NOISE), Choice.of("noise+jpeg", noise=_WEAK_NOISE, jpeg={"quality": (20, 80)})),
+            kind="dncnn",
             undo=("noise", "jpeg"), share=5, steps=3000, about="Little noise: what other tools leave behind. Keeps detail.",
         ),
         Restoration(
@@ -266,6 +274,7 @@ def recipes() -> list[Restoration]:
             (
                 Choice.of("jpeg"), Choice.of("noise+jpeg"), Choice.of("defocus blur+jpeg", 0.7), Choice.of("motion blur+jpeg", 0.7),
             ),
-            undo=("jpeg", "noise"), share=8, about="JPEG of noisy or blurred images; leaves the blur to others.",
+            undo=("jpeg", "noise"), start="dejpeg/drunet", steps=4000, share=6,
+            about="JPEG of noisy or blurred images; leaves the blur to others.",
         ),
     ]  # fmt: skip

@@ -39,6 +39,7 @@ class Job(ABC):
     batch: int = 4  # items of `sample` in a batch
     decay: float = 1e-4
     average: float = 0.998  # of the weights, exponentially
+    start: str = ""  # the job whose finished network this one begins from
 
     @abstractmethod
     def network(self) -> nn.Module: ...
@@ -102,12 +103,14 @@ def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda prog
     """Train `job`, going on from a saved state if there is one. Returns the averaged network, ready for use."""
     torch.manual_seed(plan.seed)
     device = torch.device(plan.device)
-    network = job.network().to(device, memory_format=torch.channels_last)
+    network = job.network().to(device).to(memory_format=torch.channels_last)
+    if job.start:
+        network.load_state_dict(_finished(plan, job.start, job.name))
     averaged = job.network().to(device)
     averaged.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(_groups(network, job.decay), lr=job.rate, betas=(0.9, 0.99))
     progress = Progress()
-    path = plan.states / f"{job.name.replace('/', '-')}.pt"
+    path = _path(plan, job.name)
     _resume(path, job, plan, network, averaged, optimizer, progress)
     half = _half_precision(device)
     saved, began = time.monotonic(), time.monotonic() - progress.seconds
@@ -167,7 +170,8 @@ def _batches(job: Job, plan: Plan, done: int) -> Iterator[Any]:
     """Batches from number `done` on, without end when the clock decides."""
     last = job.steps if plan.budget is None else 10**9
     order = range(done * job.batch, last * job.batch)
-    options: dict[str, Any] = {"prefetch_factor": 8, "multiprocessing_context": "fork"} if plan.workers else {}
+    # Spawned, not forked: a fork may inherit a lock that one of torch's threads holds, and wait for it for ever.
+    options: dict[str, Any] = {"prefetch_factor": 8, "multiprocessing_context": "spawn"} if plan.workers else {}
     loader = DataLoader(
         Samples(job, plan.seed), batch_size=job.batch, sampler=order, num_workers=plan.workers,
         worker_init_fn=_quiet_worker, **options,
@@ -213,16 +217,36 @@ def _save(
     os.replace(beside, path)
 
 
+def _path(plan: Plan, name: str) -> Path:
+    return plan.states / f"{name.replace('/', '-')}.pt"
+
+
+def _finished(plan: Plan, name: str, beginner: str) -> dict[str, torch.Tensor]:
+    """The averaged weights of a job that has ended."""
+    path = _path(plan, name)
+    state = _read(path, plan) if path.exists() else None
+    if state is None or state["progress"]["fraction"] < 1:
+        raise TrainingError(
+            beginner, f"begins from {name}, which is not finished in {plan.states}", f"Add --only {name} before it."
+        )
+    return state["averaged"]
+
+
+def _read(path: Path, plan: Plan) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=plan.device, weights_only=True)
+        return state
+    except Exception as error:  # torch.load raises many kinds for a file that is cut short or is no state
+        reason = f"cannot be read ({type(error).__name__}: {str(error)[:100]})"
+        raise TrainingError(path, reason, "Delete it to begin again.") from error
+
+
 def _resume(
     path: Path, job: Job, plan: Plan, network: nn.Module, averaged: nn.Module, optimizer: Any, progress: Progress
 ) -> None:
     if not path.exists():
         return
-    try:
-        state = torch.load(path, map_location=plan.device, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a file that is cut short or is no state
-        reason = f"cannot be read ({type(error).__name__}: {str(error)[:100]})"
-        raise TrainingError(path, reason, "Delete it to begin again.") from error
+    state = _read(path, plan)
     if state.get("identity") != job.identity() or state.get("seed") != plan.seed:
         raise TrainingError(
             path, f"was saved by another recipe or seed than {job.name!r}", "Delete it, or use another --states."

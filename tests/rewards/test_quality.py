@@ -127,6 +127,15 @@ def test_missing_weights_name_file_address_folder_variables_and_remedy(
         assert word in text
 
 
+def test_weights_that_cannot_be_read_are_told_from_missing_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"half a file")
+    with pytest.raises(MetricError, match=r"alexnet-owt-7be5be79\.pth lie in .*checkpoints, and cannot be read") as caught:
+        Metric("lpips").load()
+    assert "Fetch that file from https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in caught.value.remedy
+
+
 def test_weights_that_are_missing_from_the_hubs_cache_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as the variable does, but it is read at import
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

@@ -18,6 +18,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]  # [N, 3, H, W] in 0..1 to [N, 
 
 def spandrel_function(tool: Tool, weights: Weights, architecture: str = "") -> Function:
     network = _network(tool, weights, architecture)
+    # Not `network.model`: some architectures want more than the image, which the descriptor adds (DRUNet's map of noise levels).
     return _with_size(network, torch_function(network, network.model, tool))
 
 
