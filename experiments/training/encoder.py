@@ -191,7 +191,7 @@ class PocketClip(Job):
                     views = np.stack(windows(spoilt.image)).transpose(0, 3, 1, 2)
                     scores.append(_features(network, torch.from_numpy(np.ascontiguousarray(views))).numpy())
         features = np.concatenate(scores)
-        return perceive(features, prototypes(texts), float(network.logit_scale.exp())), np.stack(values)
+        return perceive(features, prototypes(texts), float(network.logit_scale.detach().exp())), np.stack(values)
 
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
         place = folder / "agents" / "weights" / POCKET
