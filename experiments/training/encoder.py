@@ -121,7 +121,7 @@ class PocketClip(Job):
     def picture(self, rng: np.random.Generator) -> Degraded:
         """A degraded picture of 32 to 192 pixels a side. How large it is says nothing about what is wrong with it."""
         case = draw_case(rng)
-        side = int(rng.choice([32, 48, 64, 80, 96], p=[0.2, 0.1, 0.3, 0.2, 0.2]))
+        side = int(rng.choice([32, 48, 64, 80, 96], p=[0.12, 0.08, 0.3, 0.2, 0.3]))
         if "low resolution" in case.degradations:
             return degrade(self.pictures.draw(rng, 4 * side, 0.75), case, int(rng.integers(2**32)))
         context = max(side, int(rng.choice([96, 128, 192])))
