@@ -146,7 +146,7 @@ def probe(seen: Seen, features: Values, split: np.random.Generator) -> list[floa
     return [auc(logits[:, index], there[test, index]) for index in range(len(DEGRADATIONS))]
 
 
-def milliseconds(encoder: Encoder, seed: int, repeats: int = 9) -> dict[str, float]:
+def milliseconds(encoder: Encoder, seed: int, repeats: int = 5) -> dict[str, float]:
     """Median time of one image on one core (or on the GPU, if there is one)."""
     rng, out = np.random.default_rng(seed), {}
     for name, shape in SIZES.items():
