@@ -62,7 +62,7 @@ class Encoder(Model):
         self._network: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_tokenizer"} | {"_network": None}
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")} | {"_network": None}
 
     @property
     def spec(self) -> str:
@@ -99,6 +99,7 @@ class Encoder(Model):
     def load(self) -> None:
         import open_clip
         import torch
+        from open_clip.transform import PreprocessCfg, image_transform_v2
 
         if self._network is not None:
             return
@@ -115,13 +116,13 @@ class Encoder(Model):
         self._network = network.to(self._device, memory_format=torch.channels_last).eval()
         cfg = open_clip.get_model_preprocess_cfg(network)
         self._mean, self._std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-        self._resize = open_clip.image_transform_v2(open_clip.PreprocessCfg(**cfg), is_train=False)
+        self._resize = image_transform_v2(PreprocessCfg(**cfg), is_train=False)
 
     @property
     def scale(self) -> float:
         """The factor on cosines that turns them into logits."""
         self.load()
-        return float(self._network.logit_scale.exp())
+        return float(self._network.logit_scale.detach().exp())
 
     def run(self, items: Sequence[Any]) -> list[Features]:
         import torch

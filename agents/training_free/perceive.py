@@ -47,7 +47,7 @@ def prototypes(text: NDArray[np.float32]) -> NDArray[np.float32]:
     return means / np.linalg.norm(means, axis=-1, keepdims=True)
 
 
-def perceive(features: NDArray[np.float32], directions: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
+def perceive(features: NDArray[Any], directions: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
     """Severities [n, degradations] of image features [n, dim]: the mean level under a softmax over the five."""
     logits = scale * np.einsum("nd,kld->nkl", features, directions).astype(np.float64)
     chances = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -115,7 +115,7 @@ def claim(rng: Rng, values: NDArray[np.float32]) -> Claims:
         claims[index] = ANY if rng.random() < 0.15 else int(4 * values[index] + rng.random())
     if kind < 0.35 or not len(present):
         claims[[i for i in range(len(claims)) if values[i] == 0]] = 0
-    elif kind > 0.8:
+    elif kind > 0.8 and (values == 0).any():
         claims[rng.choice(np.flatnonzero(values == 0))] = 0
     return claims
 

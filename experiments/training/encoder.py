@@ -101,10 +101,10 @@ class PocketClip(Job):
     """The job of `make_weights`. An item is two views of a degraded picture, its severities, a true caption and a false one."""
 
     name: str = POCKET
-    steps: int = 6000
+    steps: int = 12000
     share: float = 20.0
     rate: float = 1.5e-3
-    batch: int = 32
+    batch: int = 16
     levels: float = 1.0  # weight of the loss over the five levels
     pictures: Pictures = field(default_factory=lambda: Pictures(leaves=150, shrink=0.45, light=0.5))
 
@@ -119,12 +119,12 @@ class PocketClip(Job):
         return captions.tokenizer()
 
     def picture(self, rng: np.random.Generator) -> Degraded:
-        """A degraded picture of 32 to 192 pixels a side. How large it is says nothing about what is wrong with it."""
+        """A degraded picture of 32 to 96 pixels a side. How large it is says nothing about what is wrong with it."""
         case = draw_case(rng)
-        side = int(rng.choice([32, 48, 64, 80, 96], p=[0.2, 0.1, 0.3, 0.2, 0.2]))
+        side = int(rng.choice([32, 48, 64, 80, 96], p=[0.12, 0.13, 0.4, 0.2, 0.15]))
         if "low resolution" in case.degradations:
             return degrade(self.pictures.draw(rng, 4 * side, 0.75), case, int(rng.integers(2**32)))
-        context = max(side, int(rng.choice([96, 128, 192])))
+        context = max(side, int(rng.choice([96, 128, 160])))
         spoilt = degrade(self.pictures.draw(rng, context, 0.75), case, int(rng.integers(2**32)))
         return Degraded(_cut(rng, spoilt.image, side), spoilt.record)
 
@@ -191,7 +191,7 @@ class PocketClip(Job):
                     views = np.stack(windows(spoilt.image)).transpose(0, 3, 1, 2)
                     scores.append(_features(network, torch.from_numpy(np.ascontiguousarray(views))).numpy())
         features = np.concatenate(scores)
-        return perceive(features, prototypes(texts), float(network.logit_scale.exp())), np.stack(values)
+        return perceive(features, prototypes(texts), float(network.logit_scale.detach().exp())), np.stack(values)
 
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
         place = folder / "agents" / "weights" / POCKET

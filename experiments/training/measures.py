@@ -32,7 +32,7 @@ def linear_probe(train: Values, labels: NDArray[np.bool_], test: Values, penalty
     x, y = torch.tensor((train - mean) / std), torch.tensor(labels, dtype=torch.float64)
     weight = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(y.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
