@@ -134,19 +134,17 @@ def run(settings: Run) -> None:
     workplace = Workplace(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings)
     workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
-    with workplace as place:
-        console.print(f"{place.describe()}; everything goes to {folder.path}")
-        try:
+    try:
+        with workplace as place:
+            console.print(f"{place.describe()}; everything goes to {folder.path}")
             place.train(folder, console)
-        except KeyboardInterrupt:
-            done = folder.last_checkpoint()[0]
-            print(
-                f"\nstopped; iteration {done} is saved. Go on: python experiments/run.py --resume {folder.path}",
-                file=sys.stderr,
-            )
-            sys.exit(130)
-        agent = ClipMlpAgent.load(folder.path / "agent")
-        compare(settings, place.world("test"), agent, folder, console)
+            agent = ClipMlpAgent.load(folder.path / "agent")
+            compare(settings, place.world("test"), agent, folder, console)
+    except KeyboardInterrupt:
+        done = folder.last_checkpoint()[0]
+        again = f"python experiments/run.py --resume {folder.path}"
+        print(f"\nstopped; iteration {done} is saved. Go on: {again}", file=sys.stderr)
+        sys.exit(130)
     console.print(f"{time.perf_counter() - began:.0f} s in all. Look at {folder.path}/figures; then try:")
     console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
     console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
