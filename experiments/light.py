@@ -51,11 +51,10 @@ class Workplace:
             address = self.settings.ray_address
             try:
                 ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
-            except (ConnectionError, ValueError) as error:
-                reason = f"cannot be reached: {error}"
-                raise Problem(
-                    f"--ray-address {address}", reason, "Start one with `ray start --head`, or leave it out."
-                ) from error
+            except Exception as error:  # Ray raises bare ones, among others when a busy machine starts it too slowly
+                reason = f"cannot be had: {type(error).__name__}: {error}"
+                remedy = "Try again on a less busy machine, or start one with `ray start --head` and give --ray-address auto."
+                raise Problem(f"Ray at {address!r}", reason, remedy) from error
             self._ours = True
         if self.settings.pool == "ray":
             self.pool_options = {"kind": "ray", "name": self.name, "workers": self.settings.workers}
