@@ -212,12 +212,11 @@ def test_steps_are_judged_by_the_state_that_has_seen_them(cluster: None) -> None
 
 
 def test_learning_picks_the_tool_that_helps(ppo: LightPPO) -> None:
-    """On dark images: brighter, every time."""
+    """On dark images: brighter. (Tools that fail teach nothing, so they are neither sought nor shunned.)"""
     for _ in range(20):
         ppo.train()
-    used = [tool for r in ppo.sample_round() for tool in r.tools]
-    assert used.count("denoise/brighter") > 0.5 * len(used)
-    assert used.count("denoise/darker") < 0.1 * len(used)
+    used = [tool for r in ppo.sample_round() for tool in r.tools if tool not in ("denoise/fails", "denoise/nan")]
+    assert used.count("denoise/brighter") > 0.8 * len(used)
 
 
 def test_a_round_in_which_everything_fails_teaches_nothing(cluster: None) -> None:
