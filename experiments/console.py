@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -16,10 +17,18 @@ from pool import Problem
 Settings = TypeVar("Settings")
 
 
-def main(settings: type[Settings] | Callable[..., Settings], run: Callable[[Settings], None], about: str | None = None) -> None:
-    """Parse the command line into `settings` and run. `TIR_DEBUG=1` shows the traceback of a user's mistake, too."""
-    chosen = tyro.cli(settings, description=about)
+def main(
+    settings: type[Settings] | Callable[[list[str]], Settings], run: Callable[[Settings], None], about: str | None = None
+) -> None:
+    """Parse the command line into `settings` and run. `TIR_DEBUG=1` shows the traceback of a user's mistake, too.
+
+    A script whose defaults depend on the command line gives a function of its arguments in place of a dataclass.
+    """
     try:
+        if inspect.isfunction(settings):
+            chosen = settings(sys.argv[1:])
+        else:
+            chosen = tyro.cli(settings, description=about)
         run(chosen)
     except Problem as problem:
         if os.environ.get("TIR_DEBUG"):
@@ -46,4 +55,4 @@ def at_least(low: int, **values: int) -> None:
 def write_json(path: Path | None, data: Any) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")

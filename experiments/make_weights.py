@@ -21,6 +21,7 @@ from rich.table import Table
 
 from experiments.console import main
 from experiments.training import restoration
+from experiments.training.encoder import PocketClip
 from experiments.training.trainer import Job, Plan, Progress, TrainingError, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ class Settings:
 
 def jobs() -> list[Job]:
     """Everything that ships, in the order in which it is trained."""
-    return [*restoration.recipes()]
+    return [*restoration.recipes(), PocketClip()]
 
 
 def chosen(only: tuple[str, ...]) -> list[Job]:

@@ -1,134 +1,194 @@
-"""Run a policy in the real environment: `python experiments/run.py`.
+"""Train an agent in the real environment, and hold it against no tool, a random policy and every single tool.
 
-Until the trainers exist the policy is a random one, beside "no tool" and every single tool on the same starts. You see a table of
-what each gains, and in the output folder pictures of the best, the median and the worst random trajectory, and all trajectories.
+    python experiments/run.py --algo ppo                          the light agent (CLIP + MLP) by PPO, in minutes on a laptop
+    python experiments/run.py --algo grpo --policy clip_mlp       the same by GRPO
+    python experiments/run.py --algo ppo --reward mar             against another reward
+    python experiments/run.py --resume out/run                    go on with a run that was stopped or killed
+
+You see the reward and the gains rise, then a table on held-out images. Everything is in one folder: config, log, TensorBoard
+curves, checkpoints, the trained agent (for evaluate.py and restore.py), pictures of the curves and of the best, the median and the
+worst trajectory.
 """
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-from rich import box
+import tyro
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from agents.agent import Agent, play
+from agents.agent import Agent, observer_for, play
+from agents.clip_mlp.agent import ClipMlpAgent
+from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from experiments.console import at_least, main, write_json
-from tir_env.drawing import save_figure
-from tir_env.images.sources import Part
-from tir_env.observations import Observer
+from experiments.presets import PRESETS, Preset
+from experiments.reporting import by_case, draw_curves, draw_extremes, summary, table
+from experiments.runs import RunFolder, free_folder
+from pool import Problem
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
+
+DEFAULT_OUT = Path("out/run")
 
 
 @dataclass
 class Run:
-    images: str = "skimage"
-    """Clean photographs: skimage, generated:COUNT, a folder, or several joined by commas."""
-    part: Part = "test"
-    """Which part of the photographs."""
-    suite: str = "mio100-a"
-    """What spoils them: a suite's name, a YAML file, or a case such as rain+haze."""
-    toolbox: str = "pocket"
-    """The tools: pocket, full, rl-restore, or a YAML file."""
-    reward: str = "gain:psnr"
-    """The reward design: gain:METRIC, final:METRIC, sum:METRIC=WEIGHT,..., or module:Class."""
-    metrics: tuple[str, ...] = ("psnr", "ssim")
+    algo: Literal["ppo", "grpo"] = "ppo"
+    """How the policy learns."""
+    policy: Literal["clip_mlp", "vlm"] | None = None
+    """Who learns; not given: ppo trains clip_mlp, grpo the vlm."""
+    preset: Preset = "pocket"
+    """The values of all options that are not given: pocket (a laptop, minutes) or paper (Restore-R1's)."""
+    reward: str = PRESETS["pocket"]["reward"]
+    """mar, gain:METRIC, final:METRIC, sum:METRIC=WEIGHT,..., or your own as module:Class."""
+    toolbox: str = PRESETS["pocket"]["toolbox"]
+    """The tools: pocket, full, rl-restore, or a YAML file; tools without their weights are left out."""
+    suite: str = PRESETS["pocket"]["suite"]
+    """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
+    images: str = PRESETS["pocket"]["images"]
+    """Clean photographs, of which the train part is used: skimage, generated:COUNT, a folder, or several joined by commas."""
+    test_images: str = PRESETS["pocket"]["test_images"]
+    """Photographs of which the test part is held out for the table; empty: --images."""
+    metrics: tuple[str, ...] = PRESETS["pocket"]["metrics"]
     """Qualities to report."""
-    horizon: int = 3
+    horizon: int = PRESETS["pocket"]["horizon"]
     """Decisions in an episode."""
-    crop: int = 128
+    crop: int = PRESETS["pocket"]["crop"]
     """Side of the random crop; 0 for whole photographs."""
-    episodes: int = 48
-    """Starts; every policy gets the same ones."""
-    policy: Literal["random"] = "random"
-    """Who decides."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run: in this process, or in worker processes on Ray."""
+    starts: int = PRESETS["pocket"]["starts"]
+    """Train on so many first images only, spread evenly over the cases; 0: always new ones."""
+    encoder: str = PRESETS["pocket"]["encoder"]
+    """The frozen image encoder: pocket-clip, a name of open_clip's, or your own as module:Class."""
+    pretrained: str = PRESETS["pocket"]["pretrained"]
+    """open_clip's tag or a local file for its weights."""
+    iterations: int = PRESETS["pocket"]["iterations"]
+    """Training iterations."""
+    light: tyro.conf.OmitArgPrefixes[Hyperparameters] = field(default_factory=lambda: PRESETS["pocket"]["light"])
+    """Hyperparameters of PPO and GRPO."""
+    test_episodes: int = 96
+    """Starts in the table at the end; every policy gets the same ones."""
+    pool: Literal["local", "ray"] = "ray"
+    """Where the tools run: in each env runner's process, or in worker processes that all share."""
+    workers: int | None = None
+    """Worker processes of the pool; not given: one for each GPU, or else for each core."""
+    env_runners: int = 0
+    """Processes that play episodes; 0: the main one does."""
+    learners: int = 0
+    """Processes that learn; 0: the main one does."""
+    gpus: float = 0.0
+    """GPUs of each learner."""
+    ray_address: str = "local"
+    """Ray to join: local starts one here, auto finds this machine's, or HOST:PORT."""
+    checkpoint_every: int = 1
+    """Iterations between checkpoints."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Log to Weights & Biases, too."""
     seed: int = 0
-    """Decides photographs, crops, degradations and the random policy."""
-    out: Path = Path("out/run")
-    """Output folder: table.json, figures/, trajectories/."""
+    """Decides first weights, photographs, crops, degradations and the actions drawn."""
+    out: Path = DEFAULT_OUT
+    """Output folder; the default gets a number behind it where it holds a run already."""
+    resume: Path | None = None
+    """Go on with the run in this folder; its settings hold, unless they are given anew."""
+
+
+def settings_from(arguments: list[str]) -> Run:
+    """The command line over the preset that it names, or over the settings of the run that it resumes."""
+    if (resumed := value_of(arguments, "--resume")) is not None:
+        default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
+    else:
+        default = replace(Run(), **PRESETS.get(value_of(arguments, "--preset") or "", {}))  # tyro refuses unknown ones
+    return tyro.cli(Run, default=default, description=__doc__, args=arguments)
+
+
+def value_of(arguments: list[str], flag: str) -> str | None:
+    for place, word in enumerate(arguments):
+        if word == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
 
 
 def run(settings: Run) -> None:
-    at_least(1, episodes=settings.episodes, metrics=len(settings.metrics))
-    settings.out.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    at_least(1, iterations=settings.iterations, test_episodes=settings.test_episodes, metrics=len(settings.metrics))
+    at_least(1, checkpoint_every=settings.checkpoint_every)
+    at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
+    policy = settings.policy or ("clip_mlp" if settings.algo == "ppo" else "vlm")
+    if policy == "vlm":
+        reason = "has no trainer here yet"
+        raise Problem("--policy vlm", reason, f"Train the light agent: --algo {settings.algo} --policy clip_mlp.")
+    settings = replace(settings, policy=policy)
     console = Console()
-    world = World(
-        settings.images, settings.part, settings.suite, settings.toolbox, settings.reward, settings.metrics, settings.horizon,
-        settings.crop, pool=settings.pool,
-    )  # fmt: skip
-    observer = Observer(world)
-    console.print(f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}")
-    starts = [world.draw(settings.seed, episode) for episode in range(settings.episodes)]
-    rivals: list[Agent] = [FixedAgent([], world.stop, "no tool")]
-    rivals += [FixedAgent([i], world.stop, tool.name) for i, tool in enumerate(world.toolbox)]
+    from experiments.light import Workplace  # Ray takes seconds, which --help should not
+
     began = time.perf_counter()
-    chosen = play(world, observer, RandomAgent(settings.seed), starts)
-    seconds = time.perf_counter() - began
-    results = {"random": chosen}
-    for agent in track(rivals, "on the same starts", console=console, transient=True):
-        results[agent.name] = play(world, observer, agent, starts)
-    rows = {name: summary(trajectories, settings.metrics) for name, trajectories in results.items()}
-    console.print(table(rows, settings.metrics))
-    calls = sum(len(t.tool_names) for t in chosen)
-    failures = [f for trajectories in results.values() for t in trajectories for f in t.failures]
-    console.print(
-        f"random policy: {calls} tool calls in {seconds:.1f} s, {calls / seconds:.1f} calls/s; {len(failures)} failures"
-    )
-    for message, count in Counter(f.message for f in failures).most_common(3):
+    workplace = Workplace(settings)  # finds mistakes before a folder is made
+    folder = open_folder(settings)
+    workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
+    try:
+        with workplace as place:
+            console.print(f"{place.describe()}; everything goes to {folder.path}")
+            place.train(folder, console)
+            agent = ClipMlpAgent.load(folder.path / "agent")
+            compare(settings, place.world("test"), agent, folder, console)
+    except KeyboardInterrupt:
+        done = folder.last_checkpoint()[0]
+        again = f"python experiments/run.py --resume {folder.path}"
+        print(f"\nstopped; iteration {done} is saved. Go on: {again}", file=sys.stderr)
+        sys.exit(130)
+    console.print(f"{time.perf_counter() - began:.0f} s in all. Look at {folder.path}/figures; then try:")
+    console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
+    console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+
+
+def open_folder(settings: Run) -> RunFolder:
+    if settings.resume is not None:
+        folder = RunFolder.open(settings.resume)
+        folder.write_settings(replace(settings, resume=None))
+        return folder
+    path = free_folder(settings.out) if settings.out == DEFAULT_OUT else settings.out
+    return RunFolder.create(path, replace(settings, out=path))
+
+
+def compare(settings: Run, world: World, agent: ClipMlpAgent, folder: RunFolder, console: Console) -> None:
+    """The trained agent beside no tool, random and every single tool, all on the same held-out starts."""
+    starts = [world.draw(settings.seed + 1, episode) for episode in range(settings.test_episodes)]
+    trained = f"{settings.algo} {settings.policy}"
+    rivals: dict[str, Agent] = {trained: agent, "random": RandomAgent(settings.seed), "no tool": FixedAgent([], world.stop, "")}
+    rivals |= {tool.name: FixedAgent([i], world.stop, tool.name) for i, tool in enumerate(world.toolbox)}
+    results: dict[str, list[Trajectory]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, rival in track(rivals.items(), "held-out images", console=console, transient=True):
+        began = time.perf_counter()
+        results[name] = play(world, observer_for(rival, world), rival, starts)
+        rows[name] = summary(results[name], settings.metrics, time.perf_counter() - began)
+    singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rows[name]["reward"])
+    shown = {name: rows[name] for name in (trained, "random", "no tool")}
+    shown |= {f"best single: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}
+    console.print(f"{len(starts)} starts on {len(world.images)} photographs that training never saw ({world.images.name})")
+    console.print(table(shown, settings.metrics, bold=trained))
+    for message, count in Counter(f.message for each in results.values() for t in each for f in t.failures).most_common(3):
         console.print(f"  {count} x {message}")
-    write_json(settings.out / "table.json", {"settings": {k: str(v) for k, v in vars(settings).items()}, "rows": rows})
-    draw(chosen, settings)
-    world.close()
-    console.print(f"wrote {settings.out}/table.json, figures/ (look at them) and trajectories/")
-
-
-def summary(trajectories: list[Trajectory], metrics: tuple[str, ...]) -> dict[str, float]:
-    """Means and standard deviations over episodes."""
-    row = {"reward": float(np.mean([t.total_reward for t in trajectories]))}
-    for metric in metrics:
-        scored = [t for t in trajectories if metric in t.gains()]  # a metric that failed is among the failures below
-        end = np.array([t.end_quality[metric].raw for t in scored] or [np.nan])
-        gain = np.array([t.gains()[metric] for t in scored] or [np.nan])
-        row |= {metric: float(end.mean()), f"{metric} gain": float(gain.mean()), f"{metric} gain std": float(gain.std())}
-        row[f"{metric} better"] = float((gain > 0).mean())
-    row["calls"] = float(np.mean([len(t.tool_names) for t in trajectories]))
-    row["failures"] = float(sum(len(t.failures) for t in trajectories))
-    return row
-
-
-def table(rows: dict[str, dict[str, float]], metrics: tuple[str, ...]) -> Table:
-    """Fits 80 columns: of the first metric the value and the gain, of the others the gain."""
-    title = "Means over episodes, ± standard deviation between them. better: share with a gain"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    made.add_column("policy", no_wrap=True)
-    for column in (metrics[0], *(f"{metric} gain" for metric in metrics), "better", "calls"):
-        made.add_column(column, justify="right", no_wrap=True)
-    for name, row in rows.items():
-        digits = {m: 1 if abs(row[m]) >= 10 else 3 for m in metrics}
-        gains = [f"{row[f'{m} gain']:+.{digits[m]}f} ±{row[f'{m} gain std']:.{digits[m]}f}" for m in metrics]
-        better = f"{row[f'{metrics[0]} better']:.0%}"
-        cells = [f"{row[metrics[0]]:.{digits[metrics[0]]}f}", *gains, better, f"{row['calls']:.1f}"]
-        made.add_row(name, *cells, style="bold" if name == "random" else "")
-    return made
-
-
-def draw(trajectories: list[Trajectory], settings: Run) -> None:
-    order = sorted(trajectories, key=lambda t: t.total_reward)
-    for name, trajectory in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
-        save_figure(trajectory.figure(settings.metrics), settings.out / "figures" / f"{name}.png")
-    for number, trajectory in enumerate(trajectories):
-        trajectory.save(settings.out / "trajectories" / f"{number:04d}", images="reference")
+    cases = {name: by_case(results[name], settings.metrics) for name in (trained, singles[0])}
+    write_json(folder.path / "table.json", {"settings": asdict(settings), "rows": rows, "by case": cases})
+    draw_curves(folder.rows(), settings.metrics, folder.path / "figures" / "curves.png")
+    draw_extremes(results[trained], settings.metrics, folder.path / "figures")
+    for number, trajectory in enumerate(results[trained]):
+        trajectory.save(folder.path / "trajectories" / f"{number:04d}", images="reference")
 
 
 if __name__ == "__main__":
-    main(Run, run, __doc__)
+    main(settings_from, run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
     each of their later episodes: the k-th episode of all members after a reset is the same image, spoilt alike (it is made and scored
     once). What a reset pins stays pinned, too, until the next reset.
 
+    **Lockstep.** With `lockstep=True` every episode takes exactly `horizon` steps: one that has ended idles (its action is ignored,
+    its reward is 0, `info["idle"]` is True) until all end together. So `horizon` steps are one whole episode of each, groups stay
+    level, and with `seek` the k-th round of a training is the same whoever plays it and whenever.
+
     **Seeds.** `reset(seed=s)`: environment i draws as a single one reset with s + i would; with groups, group j as s + j.
 
     **Infos** are Gymnasium's: {"key": array, "_key": which environments have it}.
@@ -39,6 +43,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         num_envs: int = 1,
         *,
         group: int = 1,
+        lockstep: bool = False,
         canvas: int = 128,
         encoder: Model | None = None,
         info_trajectory: bool = True,
@@ -53,7 +58,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             raise Problem(
                 f"render_mode {render_mode!r}", "is not for many at once", "Draw trajectories: envs.trajectories[i].figure()."
             )
-        self.num_envs = num_envs
+        self.num_envs, self.lockstep = num_envs, lockstep
         self.group = self._checked_group(group)
         self.world = world or make_world(settings)
         self._owns_world = world is None
@@ -64,6 +69,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         self.render_mode, self.on_episode, self.info_trajectory = None, on_episode, info_trajectory
         self._streams = np.random.default_rng().integers(2**62, size=num_envs)
         self._episodes = np.full(num_envs, -1)
+        self._clock = 0  # steps since the last common start
         self._pin = FREE
         self.trajectories: list[Trajectory] = []
 
@@ -77,8 +83,16 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         group = self._checked_group(options.get("group", self.group))
         self._seed_streams(seed, group)
         self._episodes += 1
+        self._clock = 0
         self.trajectories = self.world.begin([self._draw(i) for i in range(self.num_envs)])
         return self.observer.observe_batch(self.trajectories), self._infos()
+
+    def seek(self, seed: int, episode: int = 0) -> None:
+        """The next reset (without a seed of its own) or autoreset begins the `episode`-th episodes after `reset(seed=seed)`."""
+        if episode < 0:
+            raise Problem("episode", f"must not be negative, and is {episode}", "Use 0, 1, 2 ...")
+        self._seed_streams(seed, self.group)
+        self._episodes[:] = episode - 1
 
     def _checked_group(self, group: Any) -> int:
         if not isinstance(group, int | np.integer) or group < 1 or self.num_envs % group:
@@ -122,25 +136,36 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             reason = f"must be {self.num_envs} whole numbers from 0 to {self.world.stop}, not {actions}"
             raise Problem("actions", reason, "Correct them.")
         going = [i for i, t in enumerate(self.trajectories) if not t.ended]
-        over = [i for i, t in enumerate(self.trajectories) if t.ended]
+        over = self._over()
         rewards = np.zeros(self.num_envs)
+        self._clock = 0 if over and self.lockstep else self._clock + 1
         if going:
             rewards[going] = self.world.step([self.trajectories[i] for i in going], [int(actions[i]) for i in going])
         if over:
             self._episodes[over] += 1
             for i, trajectory in zip(over, self.world.begin([self._draw(i) for i in over]), strict=True):
                 self.trajectories[i] = trajectory
-        terminated = np.array([t.ended for t in self.trajectories])
+        terminated = np.zeros(self.num_envs, bool)
+        terminated[self._over()] = True
         if self.on_episode:
-            for trajectory in (t for t in self.trajectories if t.ended):
-                self.on_episode(trajectory)
+            for trajectory in (self.trajectories[i] for i in going):
+                if trajectory.ended:
+                    self.on_episode(trajectory)
         observations = self.observer.observe_batch(self.trajectories)
-        return observations, rewards, terminated, np.zeros(self.num_envs, bool), self._infos()
+        idle = set(range(self.num_envs)) - {*going, *over}
+        return observations, rewards, terminated, np.zeros(self.num_envs, bool), self._infos(idle)
 
-    def _infos(self) -> dict[str, Any]:
+    def _over(self) -> list[int]:
+        """Whose episode has ended, as far as the caller knows."""
+        if self.lockstep and self._clock < self.world.horizon:
+            return []
+        return [i for i, t in enumerate(self.trajectories) if t.ended]
+
+    def _infos(self, idle: Collection[int] = ()) -> dict[str, Any]:
         infos: dict[str, Any] = {}
         for i, trajectory in enumerate(self.trajectories):
-            infos = self._add_info(infos, facts(trajectory, live=self.info_trajectory), i)
+            info = facts(trajectory, live=self.info_trajectory)
+            infos = self._add_info(infos, info | {"idle": i in idle} if self.lockstep else info, i)
         return infos
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -56,9 +56,11 @@ class World:
         metrics: Sequence[str] = (),
         horizon: int = 4,
         crop: int = 128,
+        starts: int = 0,
         depth: str = "synthetic",
         pool: str | Pool = "local",
     ) -> None:
+        """`starts` limits the episodes to so many first images, spread evenly over the cases (0: each is a new one)."""
         if horizon != int(horizon) or horizon < 1:
             raise WorldError("horizon", f"must be a whole number from 1, not {horizon}", "Give the decisions of an episode.")
         if crop != 0 and (crop != int(crop) or crop < MIN_SIDE):
@@ -67,7 +69,9 @@ class World:
         self.suite = AS_IS if suite == "as-is" else open_suite(suite)
         self.toolbox = toolbox if isinstance(toolbox, Toolbox) else Toolbox.load(toolbox)
         self.reward = make_reward(reward)
-        self.horizon, self.crop = horizon, crop
+        if starts != int(starts) or starts < 0:
+            raise WorldError("starts", f"must be a whole number from 0, not {starts}", "Correct it.")
+        self.horizon, self.crop, self.starts = horizon, crop, int(starts)
         self.depth = open_depth(depth)
         self.metrics = {name: open_metric(name) for name in dict.fromkeys((*self.reward.metrics, *metrics))}
         self._check_references()
@@ -94,9 +98,14 @@ class World:
         if stream < 0:
             raise WorldError("seed", f"must not be negative, and is {stream}", "Use 0, 1, 2 ...")
         rng = np.random.Generator(np.random.PCG64([stream, episode]))
+        number = int(rng.integers(self.starts)) if self.starts else None
+        if number is not None:
+            rng = np.random.Generator(np.random.PCG64(number))
         # All draws are made whether pinned or not, so that pinning one thing leaves the others as they were.
         photo: Photo = self.images[int(rng.integers(len(self.images)))]
         case: Case = self.suite[int(rng.integers(len(self.suite)))]
+        if number is not None:
+            case = self.suite[number % len(self.suite)]
         seed = int(rng.integers(2**32))
         place = rng.random(2)
         if pin.image is not None:

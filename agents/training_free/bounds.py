@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.agent import Observations
+from pool import Model
 from tir_env.trajectory import Trajectory
 
 
@@ -14,6 +15,7 @@ class RandomAgent:
     """Any allowed action, all alike."""
 
     name = "random"
+    encoder: Model | None = None
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
@@ -25,6 +27,8 @@ class RandomAgent:
 
 class FixedAgent:
     """The same actions for every image: "no tool" and "one tool, then stop" are the simplest."""
+
+    encoder: Model | None = None
 
     def __init__(self, actions: Sequence[int], stop: int, name: str) -> None:
         self.actions, self.stop, self.name = list(actions), stop, name

@@ -25,13 +25,16 @@ LEAVES = 256  # pixels a side
 
 
 class Pictures:
-    """Draws clean training pictures of any size. The same generator state gives the same picture on every machine."""
+    """Draws clean training pictures of any size. The same generator state gives the same picture on every machine.
 
-    def __init__(self, leaves: int = 400, seed: int = 0) -> None:
-        self.leaves, self.seed = leaves, seed
+    `shrink`: the least that photographs are scaled by. `light`: how freely exposure and contrast change, 1 in full, 0 not at all.
+    """
 
-    def __getstate__(self) -> dict[str, int]:
-        return {"leaves": self.leaves, "seed": self.seed}
+    def __init__(self, leaves: int = 400, seed: int = 0, shrink: float = 0.3, light: float = 1.0) -> None:
+        self.leaves, self.seed, self.shrink, self.light = leaves, seed, shrink, light
+
+    def __getstate__(self) -> dict[str, float]:
+        return {"leaves": self.leaves, "seed": self.seed, "shrink": self.shrink, "light": self.light}
 
     @cached_property
     def _photos(self) -> dict[str, Image]:
@@ -63,7 +66,7 @@ class Pictures:
             source = self._leaves(int(rng.integers(self.leaves)))
         height, width = source.shape[:2]
         # Shrinking by area averaging: small windows of large photographs are soft, shrunk ones have a photograph's full detail.
-        smallest = max(size / min(height, width), 0.3)
+        smallest = max(size / min(height, width), self.shrink)
         scale = float(rng.uniform(smallest, 1)) if smallest < 1 else smallest
         side = min(round(size / scale), height, width)
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
@@ -71,7 +74,7 @@ class Pictures:
         if side != size:
             method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
             window = np.asarray(cv2.resize(window, (size, size), interpolation=method), np.uint8)
-        return recolour(turn(window, int(rng.integers(8))), rng, monochrome)
+        return recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light)
 
 
 def turn(image: Image, which: int) -> Image:
@@ -80,7 +83,7 @@ def turn(image: Image, which: int) -> Image:
     return np.ascontiguousarray(image[:, ::-1] if which >= 4 else image)
 
 
-def recolour(image: Image, rng: np.random.Generator, monochrome: bool = False) -> Image:
+def recolour(image: Image, rng: np.random.Generator, monochrome: bool = False, light: float = 1.0) -> Image:
     """Other colours, exposure and contrast: few photographs have to stand for many."""
     values = image[..., rng.permutation(3)].astype(np.float32) / 255
     if monochrome or rng.random() < 0.5:
@@ -89,5 +92,5 @@ def recolour(image: Image, rng: np.random.Generator, monochrome: bool = False) -
         grey = values.mean(axis=2, keepdims=True)
         values = grey + (values - grey) * np.float32(rng.uniform(0.3, 1.5))
     if rng.random() < 0.5:
-        values = np.clip(values, 0, 1) ** np.float32(rng.uniform(0.7, 1.4))
-    return quantize(values * np.float32(rng.uniform(0.8, 1.1) * 255))
+        values = np.clip(values, 0, 1) ** np.float32(rng.uniform(0.7**light, 1.4**light))
+    return quantize(values * np.float32(rng.uniform(0.8**light, 1.1**light) * 255))

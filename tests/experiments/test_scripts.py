@@ -12,26 +12,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tir_env.images import read_image
-from tir_env.trajectory import Trajectory
 
 
 def script(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "experiments" / str(args[0])), *map(str, args[1:])]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, env=environment, timeout=300)
-
-
-def test_run_prints_its_table_and_draws_its_pictures(tmp_path: Path) -> None:
-    done = script("run.py", "--episodes", 6, "--crop", 48, "--suite", "dark", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "no tool" in done.stdout
-    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert rows["no tool"]["psnr gain"] == 0
-    assert max(row["psnr gain"] for row in rows.values()) > 0
-    assert read_image(tmp_path / "figures" / "best.png").std() > 5
-    saved = [Trajectory.load(folder) for folder in sorted((tmp_path / "trajectories").iterdir())]
-    assert len(saved) == 6
-    assert all(t.ended for t in saved)
 
 
 @pytest.mark.parametrize("what", [("cases", "--suite", "restore-r1-i"), ("extremes",)])

@@ -186,3 +186,41 @@ def test_a_vector_of_none_is_refused(world: World) -> None:
         RestorationVectorEnv(1, world=world, render_mode="rgb_array")
     with pytest.raises(Problem, match=r"Call reset\(\) first"):
         RestorationVectorEnv(1, world=world).step(np.array([0]))
+
+
+def test_lockstep_ends_all_episodes_together(world: World) -> None:
+    """Who stopped earlier idles: no tool runs, no reward, no second start, and `on_episode` hears of each once."""
+    ended: list = []
+    envs = RestorationVectorEnv(3, world=world, lockstep=True, on_episode=ended.append)
+    envs.reset(seed=0)
+    first = list(envs.trajectories)
+    _, rewards, terminated, _, infos = envs.step(np.array([STOP, BRIGHTER, BRIGHTER]))
+    assert infos["idle"].tolist() == [False, False, False]
+    _, rewards, terminated, _, infos = envs.step(np.array([BRIGHTER, STOP, BRIGHTER]))
+    assert infos["idle"].tolist() == [True, False, False]
+    assert rewards[0] == 0
+    assert not terminated.any()
+    _, _, terminated, _, infos = envs.step(np.array([BRIGHTER, BRIGHTER, DARKER]))
+    assert infos["idle"].tolist() == [True, True, False]
+    assert terminated.all()
+    assert envs.trajectories == first
+    assert [t.actions for t in first] == [[STOP], [BRIGHTER, STOP], [BRIGHTER, BRIGHTER, DARKER]]
+    assert [ended.count(t) for t in first] == [1, 1, 1]
+    _, rewards, terminated, _, infos = envs.step(np.array([STOP, STOP, STOP]))  # autoreset: the actions are ignored
+    assert not terminated.any()
+    assert not infos["idle"].any()
+    assert all(not t.steps for t in envs.trajectories)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_seek_begins_any_episode_of_a_seed(world: World, group: int) -> None:
+    plain, sought = (RestorationVectorEnv(4, world=world, lockstep=True, group=group) for _ in range(2))
+    plain.reset(seed=9)
+    for episode in range(3):
+        sought.seek(9, episode)
+        sought.reset()
+        assert [t.start for t in sought.trajectories] == [t.start for t in plain.trajectories]
+        for _ in range(world.horizon + 1):
+            plain.step(np.full(4, STOP))
+    with pytest.raises(Problem, match="must not be negative"):
+        sought.seek(9, -1)

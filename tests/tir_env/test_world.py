@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pool import LocalPool
-from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP
+from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP, fake_toolbox
 from tir_env.images import ImageError, write_image
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory
@@ -262,3 +262,13 @@ def test_a_photograph_that_was_replaced_is_noticed(toolbox: Toolbox, tmp_path: P
     again = World(tmp_path, "all", "noise", toolbox, crop=32)
     with pytest.raises(WorldError, match="has other pixels than the start recorded"):
         again.begin([start])
+
+
+def test_a_limited_set_of_starts_is_spread_evenly_over_the_cases() -> None:
+    world = World(toolbox=fake_toolbox(), crop=32, suite="restore-r1-i", starts=10)
+    drawn = {world.draw(stream, episode) for stream in range(6) for episode in range(60)}
+    assert len(drawn) == 10
+    assert sorted(start.case for start in drawn) == sorted([case.name for case in world.suite] * 2)
+    assert {world.draw(77, episode) for episode in range(60)} <= drawn, "whoever draws"
+    with pytest.raises(WorldError, match="starts"):
+        World(toolbox=fake_toolbox(), starts=-1)

@@ -232,6 +232,7 @@ SUITES: dict[str, Suite] = {
     },
     "single": _suite("single", " | ".join(EIGHT)),
 }
+SUITES["rl-restore"] = Suite("rl-restore", tuple(case for level in _RL_RESTORE for case in SUITES[f"rl-restore-{level}"]))
 
 
 def open_suite(spec: str | Path | Suite) -> Suite:

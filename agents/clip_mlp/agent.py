@@ -1,0 +1,99 @@
+"""The trained agent at work: encoder in the pool, argmax of the actor, no Ray and no RLlib. Saved as a folder of two files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from agents.agent import Observations
+from agents.clip_mlp.network import Actor, Shape
+from pool import Model, Problem
+from tir_env.files import write_aside
+from tir_env.tools import Toolbox
+from tir_env.trajectory import Trajectory
+
+JSON, WEIGHTS = "agent.json", "actor.safetensors"
+
+
+class AgentError(Problem):
+    """An agent that cannot be loaded, or not used with this toolbox."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Which frozen encoder: `pocket-clip`, a name of open_clip's with its `pretrained` tag or file, or your own as `module:Class`."""
+
+    model: str = "pocket-clip"
+    pretrained: str = ""
+
+    def open(self) -> Model:
+        kind, _, rest = self.model.partition(":")
+        if not rest or kind in ("hf-hub", "local-dir"):  # these two are open_clip's
+            from agents.encoder import Encoder  # it knows open_clip, which takes a second to import
+
+            return Encoder(self.model, self.pretrained)
+        try:
+            made = getattr(importlib.import_module(kind), rest)()
+        except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
+            reason = f"cannot be imported and made: {type(error).__name__}: {error}"
+            raise AgentError(f"encoder {self.model!r}", reason, "Is it on PYTHONPATH?") from error
+        if not isinstance(made, Model) or not isinstance(getattr(made, "dim", None), int):
+            reason = "is not a pool.Model with a whole number `dim`"
+            raise AgentError(f"encoder {self.model!r}", reason, "See agents/encoder.py for one.")
+        return made
+
+
+class ClipMlpAgent:
+    """What PPO or GRPO trained. One policy execution a step, deterministic: no reflection, no rollback, no search."""
+
+    def __init__(self, actor: Actor, encoder: Model, tools: Sequence[str], spec: EncoderSpec | None = None) -> None:
+        self.actor, self.tools, self.spec = actor.eval(), tuple(tools), spec or EncoderSpec()
+        self.encoder: Model | None = encoder
+        self.name = "clip_mlp"
+
+    def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
+        return self.probabilities(observations).argmax(axis=1)
+
+    def probabilities(self, observations: Observations) -> np.ndarray:
+        """[batch, tools + 1]"""
+        with torch.inference_mode():
+            logits = self.actor({key: torch.as_tensor(value) for key, value in observations.items()})
+            return torch.softmax(logits, dim=-1).numpy()
+
+    def check_toolbox(self, toolbox: Toolbox) -> None:
+        """An action is an index into the toolbox it was trained with."""
+        names = tuple(tool.name for tool in toolbox)
+        if names != self.tools:
+            other = sorted(set(names) ^ set(self.tools))
+            reason = f"was trained with other tools than toolbox {toolbox.name!r} has"
+            reason += f": {', '.join(other[:4])}" if other else ", in another order"
+            raise AgentError("this agent", reason, "Give the toolbox that it was trained with, or train one with this toolbox.")
+
+    def save(self, folder: Path) -> None:
+        """Both files are replaced whole; the weights go first, so that a JSON file never describes weights that are not there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        data = {"shape": asdict(self.actor.shape), "encoder": asdict(self.spec), "tools": self.tools}
+        write_aside(folder / WEIGHTS, lambda path: save_file(self.actor.state_dict(), path))
+        write_aside(folder / JSON, lambda path: path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: Path, encoder: Model | None = None) -> ClipMlpAgent:
+        """Read what `save` wrote; `encoder` takes the place of the one that it names."""
+        try:
+            data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
+            actor = Actor(Shape(**data["shape"]))
+            actor.load_state_dict(load_file(folder / WEIGHTS))
+            spec, tools = EncoderSpec(**data["encoder"]), [str(tool) for tool in data["tools"]]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
+            raise AgentError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error
+        return cls(actor, encoder or spec.open(), tools, spec)

@@ -1,0 +1,60 @@
+"""The light agent's hyperparameters. The defaults are Restore-R1's; a preset is only other values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pool import Problem
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    lr: float = 0.01
+    """Learning rate."""
+    hidden: int = 128
+    """Width of the two MLPs."""
+    episodes: int = 64
+    """Episodes in an iteration, of all env runners together."""
+    epochs: int = 8
+    """Passes over an iteration's decisions."""
+    minibatch: int = 128
+    """Decisions in a gradient step."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """λ of generalised advantage estimation."""
+    clip: float = 0.2
+    """How far the probability ratio may move."""
+    value_coefficient: float = 0.5
+    """c1, the weight of the critic's loss."""
+    entropy: float = 0.05
+    """c2, the weight of the entropy bonus."""
+    entropy_decay: float = 0.99
+    """Factor on c2 after every iteration."""
+    grad_clip: float = 0.5
+    """Limit on the gradient's norm."""
+    group: int = 8
+    """GRPO: rollouts of one start."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "episodes", "epochs", "minibatch", "group"):
+            if getattr(self, name) < 1:
+                raise Problem(f"--{name}", f"must be at least 1, not {getattr(self, name)}", "Correct it.")
+        for name in ("lr", "clip", "grad_clip"):
+            if not getattr(self, name) > 0:
+                raise Problem(f"--{name}", f"must be above 0, not {getattr(self, name)}", "Correct it.")
+        for name in ("gamma", "lam", "entropy_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Problem(f"--{name}", f"must lie in 0..1, not {getattr(self, name)}", "Correct it.")
+        for name in ("value_coefficient", "entropy"):
+            if not getattr(self, name) >= 0:
+                raise Problem(f"--{name}", f"must not be negative, and is {getattr(self, name)}", "Correct it.")
+
+    def entropy_at(self, iteration: int) -> float:
+        return self.entropy * self.entropy_decay**iteration
+
+
+def hyperparameters_of(settings: Any) -> Hyperparameters:
+    """Those of an experiment's settings, which hold them among others under the same names."""
+    return Hyperparameters(**{field.name: getattr(settings, field.name) for field in fields(Hyperparameters)})

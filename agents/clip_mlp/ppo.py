@@ -1,0 +1,214 @@
+"""PPO on RLlib's new API stack (Restore-R1, eqs. 5-8), in rounds of whole episodes.
+
+RLlib samples, computes GAE and the clipped loss, and updates. Three things are ours: a round's starts and random numbers follow from
+its number, so that a killed run goes on exactly; steps that failed never reach the learner; the adaptive state of the reward design
+lives in one place, here, is sent to every env runner before a round and is part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from agents.clip_mlp.config import Hyperparameters
+from agents.clip_mlp.module import module_spec
+from agents.clip_mlp.network import Shape
+from agents.clip_mlp.rollouts import Rollout, Rounds, figures_of, play_round, seed_all
+from pool import Problem
+from rewards import RewardDesign, make_reward
+
+REWARD_STATE = "reward_design"
+ROUND = "round"
+
+
+class StandardiseRealSteps(ConnectorV2):
+    """Advantages to mean 0 and deviation 1 over the real steps.
+
+    RLlib's GAE counts the step that it adds to every episode; with episodes of three steps that would be a quarter of all. Both are
+    affine, so doing it again over the right rows gives what doing it there would have given.
+    """
+
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        for columns in batch.values():
+            advantages, real = columns[Postprocessing.ADVANTAGES], columns[Columns.LOSS_MASK]
+            mean, deviation = advantages[real].mean(), advantages[real].std(correction=0)
+            columns[Postprocessing.ADVANTAGES] = (advantages - mean) / deviation.clamp_min(1e-4)
+        return batch
+
+
+class EntropyOnTime(PPOTorchLearner):
+    """PPO's learner, its entropy coefficient a function of the round.
+
+    Where the entropy coefficient stands is no part of RLlib's checkpoints: a resumed learner would begin again at the first.
+    """
+
+    _learner_connector: Any  # RLlib declares it optional; it is there once built
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().before_gradient_based_update(timesteps=timesteps)
+        for module_id in self.module.keys():  # noqa: SIM118 (no dict)
+            self.entropy_coeff_schedulers_per_module[module_id].update(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+
+
+class LightPPOLearner(EntropyOnTime):
+    def build(self) -> None:
+        super().build()
+        self._learner_connector.append(StandardiseRealSteps())
+
+
+class LightPPO(PPO):
+    """RLlib's PPO with a training step in rounds. `report` says what the last one was like."""
+
+    learner: type[PPOTorchLearner] = LightPPOLearner
+    critic = True
+    config: Any  # a LightConfig
+    env_runner_group: Any  # this and the next two are there after setup; RLlib declares them optional
+    learner_group: Any
+    metrics: Any
+    design: RewardDesign
+    rounds = 0  # finished ones
+    report: dict[str, float]
+
+    def setup(self, config: Any) -> None:
+        self.design = make_reward(config.env_config["reward"])
+        self.report = {}
+        super().setup(config)
+
+    def training_step(self) -> None:
+        rollouts = self.sample_round()
+        self.observe(rollouts)
+        self.report = figures_of(rollouts, self._reported())
+        self.report |= {f"reward_design/{key}": value for key, value in self.design.log().items()}
+        lessons = self.lessons(rollouts)
+        self.rounds += 1
+        if not lessons:
+            return  # every step of the round failed: there is nothing to learn from
+        results = self.learner_group.update(
+            episodes=lessons,
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.rounds - 1) * self.config.total_train_batch_size},
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+            shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
+        )
+
+    def observe(self, rollouts: Sequence[Rollout]) -> None:
+        """The reward design sees the round's valid episodes; if that changed its state, their steps are judged by the new one."""
+        valid = [r for r in rollouts if r.valid and np.isfinite([r.quality(at, self.design.metrics) for at in (0, -1)]).all()]
+        if not valid:
+            return
+        before = self.design.state_dict()
+        self.design.observe(*(np.array([r.quality(at, self.design.metrics) for r in valid]) for at in (0, -1)))
+        if self.design.state_dict() != before:
+            for rollout in rollouts:
+                rollout.judge(self.design)
+
+    def sample_round(self) -> list[Rollout]:
+        seed, number, state = self.config.run_seed, self.rounds, self.design.state_dict()
+        played = self.env_runner_group.foreach_env_runner(lambda runner: play_round(runner, seed, number, state))
+        results = [each for each in played if each is not None]
+        if not results:
+            raise Problem("the env runners", "are all lost", "Look at their logs: the first error there is the cause.")
+        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
+        self.learner_group.foreach_learner(lambda learner: seed_all(seed, number))
+        return [Rollout.of(episode) for episodes, _ in results for episode in episodes]
+
+    def lessons(self, rollouts: Sequence[Rollout]) -> list[SingleAgentEpisode]:
+        """What the learner gets to see."""
+        return [piece for rollout in rollouts for piece in rollout.pieces()]
+
+    def _reported(self) -> list[str]:
+        return list(dict.fromkeys((*self.design.metrics, *self.config.env_config.get("metrics", ()))))
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super().get_state(*args, **kwargs), REWARD_STATE: self.design.state_dict(), ROUND: self.rounds}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if REWARD_STATE in state:
+            self.design.load_state_dict(state[REWARD_STATE])
+            self.rounds = state[ROUND]
+
+
+class LightConfig(PPOConfig):
+    """PPO's configuration and the seed of the rounds (RLlib's own seed would begin every round alike)."""
+
+    def __init__(self, algo_class: type[LightPPO] = LightPPO) -> None:
+        super().__init__(algo_class=algo_class)
+        self.run_seed = 0
+
+
+@dataclass
+class Place:
+    """Where the parts of a training run. The defaults keep all of it in this process, tools apart (see `pool`)."""
+
+    env_runners: int = 0
+    learners: int = 0
+    gpus: float = 0.0  # of each learner
+    fault_tolerance: dict[str, Any] = field(default_factory=lambda: {"restart_failed_env_runners": True})
+
+
+def configure(
+    algorithm: type[LightPPO],
+    environment: dict[str, Any],
+    shape: Shape,
+    values: Hyperparameters,
+    iterations: int,
+    seed: int,
+    place: Place,
+) -> LightConfig:
+    """Everything that RLlib needs to know. `environment` are the settings of `rollouts.Rounds`."""
+    runners = max(1, place.env_runners)
+    each, rest = divmod(values.episodes, runners * environment.get("group", 1))
+    if rest or not each:
+        groups = f" in groups of {environment['group']}" if environment.get("group", 1) > 1 else ""
+        reason = f"cannot be dealt out to {runners} env runner(s){groups}"
+        raise Problem(f"--episodes {values.episodes}", reason, "Choose a multiple.")
+    envs = each * environment.get("group", 1)
+    steps = values.episodes * shape.horizon  # of a round, idle ones among them
+    config = LightConfig(algo_class=algorithm)
+    config.run_seed = seed
+    config.environment(Rounds, env_config=environment, disable_env_checking=True)
+    config.env_runners(
+        num_env_runners=place.env_runners,
+        num_envs_per_env_runner=envs,
+        gym_env_vectorize_mode="vector_entry_point",
+        rollout_fragment_length=shape.horizon,
+        batch_mode="truncate_episodes",
+        sample_timeout_s=3600.0,
+    )
+    config.learners(num_learners=place.learners, num_gpus_per_learner=place.gpus)
+    config.training(
+        lr=values.lr,
+        gamma=values.gamma,
+        lambda_=values.lam,
+        clip_param=values.clip,
+        use_critic=algorithm.critic,
+        vf_clip_param=1e9,
+        vf_loss_coeff=values.value_coefficient,
+        entropy_coeff=[[k * steps, values.entropy_at(k)] for k in range(iterations + 1)],  # type: ignore[arg-type]
+        use_kl_loss=False,
+        grad_clip=values.grad_clip,
+        train_batch_size_per_learner=steps // max(1, place.learners),
+        num_epochs=values.epochs,
+        minibatch_size=values.minibatch,
+        learner_class=algorithm.learner,
+    )
+    config.rl_module(rl_module_spec=module_spec(shape, seed))
+    config.fault_tolerance(**place.fault_tolerance)
+    config.debugging(log_level="ERROR")
+    return config

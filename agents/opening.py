@@ -1,0 +1,43 @@
+"""An agent by name: `random`, `none`, a tool, several tools in a row, or the folder of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.agent import Agent
+from agents.clip_mlp.agent import JSON, ClipMlpAgent
+from agents.training_free.bounds import FixedAgent, RandomAgent
+from pool import Problem
+from tir_env.world import World
+from tir_env.yaml_files import suggest
+
+FORMS = "random, none, a tool such as denoise/nlm, several as denoise/nlm+dejpeg/dct, or the folder of a run"
+
+
+def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
+    if spec == "random":
+        return RandomAgent(seed)
+    if spec == "none":
+        return FixedAgent([], world.stop, "no tool")
+    if (folder := agent_folder(spec)) is not None:
+        agent = ClipMlpAgent.load(folder)
+        agent.check_toolbox(world.toolbox)
+        return agent
+    tools = spec.split("+")
+    unknown = [tool for tool in tools if tool not in world.toolbox]
+    if unknown:
+        near = suggest(unknown[0], [tool.name for tool in world.toolbox])
+        raise Problem(f"agent {spec!r}", "is not known", f"{near} Or give {FORMS}.")
+    if len(tools) > world.horizon:
+        raise Problem(f"agent {spec!r}", f"has {len(tools)} tools for {world.horizon} decisions", "Raise --horizon.")
+    return FixedAgent([world.toolbox.index(tool) for tool in tools], world.stop, spec)
+
+
+def agent_folder(spec: str) -> Path | None:
+    """Where a saved agent lies: in the folder itself, or in `agent/` of a run's folder. None if it is no such folder."""
+    for folder in (Path(spec), Path(spec) / "agent"):
+        if (folder / JSON).is_file():
+            return folder
+    if Path(spec).is_dir():
+        raise Problem(spec, "holds no trained agent", "Name a run that has finished at least one iteration.")
+    return None

@@ -1,0 +1,243 @@
+"""The light agent on the ground of RL-Restore, the first restoration agent (arXiv:1804.03312): its tools, its degradations.
+
+    python experiments/bench_light.py --test-images FOLDER         with the toolbox's weights under $TIR_WEIGHTS/rl_restore
+
+Trains PPO and GRPO with several seeds on generated and scikit-image photographs, one agent for all three levels, at most three calls,
+reward `gain:psnr`; tests on 63x63 patches of other photographs. Beside them: no tool, the best single tool, the best fixed sequence of
+three (both chosen with the test patches in hand), the greedy oracle, which reads the ground truth, and on a part of the patches the
+exhaustive one. You see the mean PSNR of each level and the share of the way from no tool to the greedy oracle.
+
+Everything that is done is kept under --out: run it again to go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from agents.agent import observer_for, play
+from agents.opening import open_agent
+from experiments.console import at_least, main
+from experiments.runs import CONFIG
+from pool import Call, Pool, Problem, connect
+from tir_env.files import write_aside
+from tir_env.images.operations import Image
+from tir_env.tools import Toolbox
+from tir_env.trajectory import Start
+from tir_env.world import World
+
+LEVELS = ("mild", "moderate", "severe")
+DEPTH = 3
+SIDE = 63
+
+
+@dataclass
+class Bench:
+    test_images: str
+    """Photographs to test on, such as a folder of BSD100; never trained on."""
+    images: str = "skimage,generated:2000"
+    """Photographs to train on."""
+    algos: tuple[str, ...] = ("ppo", "grpo")
+    """Which learners."""
+    seeds: int = 5
+    """Trainings of each."""
+    iterations: int = 300
+    """Of each training."""
+    episodes: int = 128
+    """Of each iteration."""
+    encoder: str = "pocket-clip"
+    """The frozen encoder."""
+    patches: int = 500
+    """Test patches of each level."""
+    exhaustive: int = 50
+    """Of these, how many the exhaustive oracle gets: it runs 1,884 tools for each."""
+    pool: str = "ray"
+    """Where the tools run: local or ray."""
+    out: Path = Path("out/bench_light")
+    """Results cell by cell, and the runs."""
+
+
+def bench(settings: Bench) -> None:
+    at_least(1, seeds=settings.seeds, patches=settings.patches, exhaustive=settings.exhaustive, iterations=settings.iterations)
+    Toolbox.load("rl-restore").with_weights_only()  # says what is missing before an hour is spent
+    cells = Cells(settings.out / "cells.json", settings)
+    with connect(settings.pool) as pool:
+        worlds = {level: test_world(level, settings, pool) for level in LEVELS}
+        for level, world in worlds.items():
+            starts = [world.draw(0, k) for k in range(settings.patches)]
+            cells.fill(f"bounds {level}", lambda world=world, starts=starts: bounds(world, starts, settings.exhaustive))
+        for algo, seed in itertools.product(settings.algos, range(settings.seeds)):
+            cells.fill(f"{algo} {seed}", lambda algo=algo, seed=seed: trained(algo, seed, settings, worlds))
+    console = Console()
+    console.print(table(cells.done, settings))
+    console.print(f"figures: {cells.path}")
+
+
+class Cells:
+    """What has been computed, by name; kept after each."""
+
+    def __init__(self, path: Path, settings: Bench) -> None:
+        self.path = path
+        told = {"test_images": settings.test_images, "patches": settings.patches, "iterations": settings.iterations}
+        told |= {"images": settings.images, "episodes": settings.episodes, "encoder": settings.encoder}
+        self.done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": told}
+        if self.done["settings"] != told:
+            raise Problem(path, f"holds results of other settings ({self.done['settings']})", "Choose another --out.")
+
+    def fill(self, name: str, compute: Any) -> None:
+        if name not in self.done:
+            print(f"{name} ...", flush=True)
+            self.done[name] = compute()
+            write_aside(self.path, lambda path: path.write_text(json.dumps(self.done, indent=1) + "\n"))
+
+
+def test_world(level: str, settings: Bench, pool: Pool) -> World:
+    return World(
+        settings.test_images, "all", f"rl-restore-{level}", "rl-restore", "gain:psnr", ("psnr",), DEPTH, SIDE, pool=pool
+    )
+
+
+# -- agents ------------------------------------------------------------------------------------------------------------------
+
+
+def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, list[float]]:
+    """PSNR of every test patch after the trained agent. The training is a run like any other, resumed if it is there."""
+    folder = settings.out / "runs" / f"{algo}-{seed}"
+    script = str(Path(__file__).with_name("run.py"))
+    if (folder / CONFIG).exists():
+        command = [sys.executable, script, "--resume", str(folder)]
+    else:
+        command = [
+            sys.executable, script, "--algo", algo, "--policy", "clip_mlp", "--seed", str(seed), "--out", str(folder),
+            "--toolbox", "rl-restore", "--suite", "rl-restore", "--images", settings.images, "--test-images", "skimage",
+            "--reward", "gain:psnr", "--metrics", "psnr", "--horizon", str(DEPTH), "--crop", str(SIDE),
+            "--iterations", str(settings.iterations), "--episodes", str(settings.episodes), "--encoder", settings.encoder,
+            "--pool", settings.pool, "--test-episodes", "24",
+        ]  # fmt: skip
+    subprocess.run(command, check=True)
+    results = {}
+    for level, world in worlds.items():
+        agent = open_agent(str(folder), world)
+        starts = [world.draw(0, k) for k in range(settings.patches)]
+        results[level] = [t.end_quality["psnr"].raw for t in play(world, observer_for(agent, world), agent, starts)]
+    return results
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------------
+
+
+def bounds(world: World, starts: Sequence[Start], exhaustive: int) -> dict[str, Any]:
+    """PSNR of every patch under each bound; the exhaustive oracle and its company on the first patches only."""
+    tools = [tool.name for tool in world.toolbox]
+    begun = world.begin(starts)
+    images, clean = [t.image for t in begun], [t.reference for t in begun]
+    none = [t.quality["psnr"].raw for t in begun]
+    singles = {tool: psnrs(world.pool, apply(world.pool, tool, images), clean) for tool in tools}
+    best = max(singles, key=lambda tool: np.mean(singles[tool]))
+    print(f"  greedy oracle on {len(images)} patches", flush=True)
+    greedy = greedy_oracle(world.pool, tools, images, clean, none)
+    print(f"  every sequence on {exhaustive} patches", flush=True)
+    trees = sequences(world.pool, tools, images[:exhaustive], clean[:exhaustive], none[:exhaustive])
+    means = {name: float(np.mean(values)) for name, values in trees.items() if name.count("+") == DEPTH - 1}
+    candidates = sorted(means, key=lambda name: -means[name])[:20]
+    fixed = {}
+    for name in track(candidates, "  the best fixed sequences on all patches", transient=True):
+        current = images
+        for tool in name.split("+"):
+            current = apply(world.pool, tool, current)
+        fixed[name] = psnrs(world.pool, current, clean)
+    chosen = max(fixed, key=lambda name: np.mean(fixed[name]))
+    return {
+        "no tool": none, "best single": singles[best], "best single is": best, "best fixed": fixed[chosen],
+        "best fixed is": chosen, "greedy oracle": greedy, "exhaustive oracle": np.max(list(trees.values()), axis=0).tolist(),
+    }  # fmt: skip
+
+
+def apply(pool: Pool, tool: str, images: Sequence[Image]) -> list[Image]:
+    return [outcome.unwrap() for outcome in pool.run([Call(tool, image) for image in images])]
+
+
+def psnrs(pool: Pool, images: Sequence[Image], clean: Sequence[Image | None]) -> list[float]:
+    calls = [Call("quality/psnr", (image, reference)) for image, reference in zip(images, clean, strict=True)]
+    return [float(outcome.unwrap().raw) for outcome in pool.run(calls)]
+
+
+def greedy_oracle(
+    pool: Pool, tools: Sequence[str], images: Sequence[Image], clean: Sequence[Image | None], scores: Sequence[float]
+) -> list[float]:
+    """At each step the tool that brings most PSNR; stop where none brings any."""
+    current, best = list(images), np.array(scores)
+    for _ in range(DEPTH):
+        tried = [apply(pool, tool, current) for tool in tools]
+        values = np.array([psnrs(pool, outputs, clean) for outputs in tried])  # [tools, patches]
+        choice = values.argmax(axis=0)
+        for i in np.flatnonzero(values.max(axis=0) > best):
+            current[i], best[i] = tried[choice[i]][i], values[choice[i], i]
+    return [float(value) for value in best]
+
+
+def sequences(
+    pool: Pool, tools: Sequence[str], images: Sequence[Image], clean: Sequence[Image | None], scores: Sequence[float]
+) -> dict[str, list[float]]:
+    """PSNR of every patch after every sequence of up to three tools, by the sequence's name; "" is no tool."""
+    found: dict[str, list[float]] = {"": list(scores)}
+    level: dict[str, list[Image]] = {"": list(images)}
+    for depth in range(1, DEPTH + 1):
+        following: dict[str, list[Image]] = {}
+        for name, tool in track(list(itertools.product(level, tools)), f"  depth {depth}", transient=True):
+            sequence = f"{name}+{tool}".lstrip("+")
+            outputs = apply(pool, tool, level[name])
+            found[sequence] = psnrs(pool, outputs, clean)
+            if depth < DEPTH:
+                following[sequence] = outputs
+        level = following
+    return found
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------------
+
+
+def table(done: dict[str, Any], settings: Bench) -> Table:
+    made = Table(title=f"PSNR, mean over {settings.patches} patches (± between seeds)", box=box.SIMPLE_HEAD)
+    made.add_column("")
+    for level in LEVELS:
+        made.add_column(level, justify="right")
+        made.add_column("of the way", justify="right")
+    bound = {level: done[f"bounds {level}"] for level in LEVELS}
+
+    def way(level: str, psnr: float) -> str:
+        none, greedy = np.mean(bound[level]["no tool"]), np.mean(bound[level]["greedy oracle"])
+        return f"{(psnr - none) / (greedy - none):.0%}"
+
+    for row in ("no tool", "best single", "best fixed", "greedy oracle"):
+        means = [float(np.mean(bound[level][row])) for level in LEVELS]
+        cells = [(f"{mean:.2f}", way(level, mean)) for level, mean in zip(LEVELS, means, strict=True)]
+        made.add_row(row, *itertools.chain(*cells))
+    few = settings.exhaustive
+    for row in ("exhaustive oracle", "greedy oracle"):
+        means = [float(np.mean(bound[level][row][:few])) for level in LEVELS]
+        made.add_row(f"{row}, first {few}", *itertools.chain(*((f"{mean:.2f}", "") for mean in means)))
+    for algo in settings.algos:
+        runs = [done[f"{algo} {seed}"] for seed in range(settings.seeds)]
+        cells = []
+        for level in LEVELS:
+            means = [float(np.mean(run[level])) for run in runs]
+            cells.append((f"{np.mean(means):.2f} ±{np.std(means):.2f}", way(level, float(np.mean(means)))))
+        made.add_row(algo, *itertools.chain(*cells), style="bold")
+    return made
+
+
+if __name__ == "__main__":
+    main(Bench, bench, __doc__)

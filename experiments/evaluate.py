@@ -1,0 +1,147 @@
+"""Any agent on any suite and images: qualities with their spread, what it cost, which tools it used.
+
+    python experiments/evaluate.py --agent out/run --suite restore-r1-iv --images FOLDER
+    python experiments/evaluate.py --agent random --toolbox pocket --json random.json
+    python experiments/evaluate.py --agent denoise/nlm+dejpeg/dct --suite noise+jpeg
+
+Toolbox, horizon and crop are those that a trained agent was trained with, unless they are given. You see one line for each case and one
+for all. `calls` are tool calls, `policy calls` executions of the policy, both per image; seconds are wall time per image with
+`--at-once` images side by side (1 shows what a single image takes).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from agents.agent import observer_for, play
+from agents.opening import agent_folder, open_agent
+from experiments.console import at_least, main, write_json
+from experiments.reporting import by_case, draw_extremes, summary
+from experiments.run import Run
+from experiments.runs import CONFIG, RunFolder
+from pool import connect
+from tir_env.images.sources import Part
+from tir_env.tools import Toolbox
+from tir_env.world import World
+
+
+@dataclass
+class Evaluate:
+    agent: str
+    """The folder of a run, random, none, a tool such as denoise/nlm, or several in a row joined by +."""
+    suite: str = "mio100-a"
+    """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
+    images: str = "skimage"
+    """Clean photographs: skimage, generated:COUNT, a folder, or several joined by commas."""
+    part: Part = "test"
+    """Which part of them; all for photographs that no training saw."""
+    toolbox: str | None = None
+    """The tools; not given: the run's, or else pocket."""
+    metrics: tuple[str, ...] = ("psnr", "ssim")
+    """Qualities to report; the first one decides which pictures are drawn as best and worst."""
+    horizon: int | None = None
+    """Decisions in an episode; not given: the run's, or else 3."""
+    crop: int | None = None
+    """Side of the crop, 0 for whole photographs; not given: the run's, or else 64."""
+    episodes: int = 96
+    """Starts; the same for every agent with the same settings and seed."""
+    at_once: int = 64
+    """Images side by side."""
+    pool: Literal["local", "ray"] = "local"
+    """Where the tools run: in this process, or in worker processes on Ray."""
+    seed: int = 0
+    """Decides photographs, crops, degradations and a random agent's actions."""
+    json: Path | None = None
+    """Write all figures here, episode by episode."""
+    figures: Path | None = None
+    """Draw the best, the median and the worst trajectory into this folder."""
+
+
+def trained_with(agent: str) -> Run | None:
+    """The settings of the run that an agent comes from, if it does."""
+    folder = agent_folder(agent)
+    if folder is None:
+        return None
+    for path in (folder, folder.parent):
+        if (path / CONFIG).is_file():
+            return RunFolder.open(path).settings(Run)
+    return None
+
+
+def evaluate(settings: Evaluate) -> None:
+    at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
+    trained = trained_with(settings.agent)
+    known = trained or replace(Run(), crop=64)
+    toolbox = Toolbox.load(settings.toolbox or known.toolbox).with_weights_only()
+    horizon = known.horizon if settings.horizon is None else settings.horizon
+    crop = known.crop if settings.crop is None else settings.crop
+    console = Console()
+    with connect(settings.pool) as pool:
+        world = World(
+            settings.images, settings.part, settings.suite, toolbox, f"final:{settings.metrics[0]}", settings.metrics, horizon,
+            crop, pool=pool,
+        )  # fmt: skip
+        agent = open_agent(settings.agent, world, settings.seed)
+        starts = [world.draw(settings.seed, episode) for episode in range(settings.episodes)]
+        observer = observer_for(agent, world)
+        began = time.perf_counter()
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(agent.name, total=len(starts))
+            played = play(world, observer, agent, starts, settings.at_once, lambda done: progress.update(task, completed=done))
+        seconds = time.perf_counter() - began
+    whole = summary(played, settings.metrics, seconds)
+    cases = by_case(played, settings.metrics)
+    console.print(f"{agent.name} on {len(world.images)} photographs ({world.images.name}), {world.toolbox!r}")
+    rows = {**cases, "all": whole} if len(cases) > 1 else cases
+    console.print(show(rows, settings.metrics))
+    usage = "  ".join(f"{tool} {share:.0%}" for tool, share in list(whole["usage"].items())[:12])
+    console.print(f"decisions: {usage}")
+    console.print(
+        f"per image: {whole['calls']:.2f} tool calls, {whole['policy calls']:.2f} policy calls, "
+        f"{whole['seconds per image']:.3f} s with {settings.at_once} side by side; {whole['failures']:.0f} failures in all"
+    )
+    if settings.json is not None:
+        episodes = [
+            {
+                "image": t.start.image, "case": t.start.case, "seed": t.start.seed, "tools": t.tool_names,
+                "before": {m: s.raw for m, s in t.quality.items()}, "after": {m: s.raw for m, s in t.end_quality.items()},
+                "failures": [f.message for f in t.failures],
+            }
+            for t in played
+        ]  # fmt: skip
+        data = {"settings": asdict(settings), "all": whole, "by case": cases, "episodes": episodes}
+        write_json(settings.json, data)
+        console.print(f"wrote {settings.json}")
+    if settings.figures is not None:
+        draw_extremes(played, settings.metrics, settings.figures)
+        console.print(f"drew {settings.figures}")
+
+
+def show(rows: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> Table:
+    made = Table(
+        title="mean ± standard deviation over episodes", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    made.add_column("case")
+    for metric in metrics:
+        made.add_column(metric, justify="right", no_wrap=True)
+        made.add_column("gain", justify="right", no_wrap=True)
+    made.add_column("calls", justify="right")
+    for name, row in rows.items():
+        cells = []
+        for m in metrics:
+            digits = 1 if abs(row[m]) >= 10 else 3
+            cells += [f"{row[m]:.{digits}f} ±{row[f'{m} std']:.{digits}f}", f"{row[f'{m} gain']:+.{digits}f}"]
+        made.add_row(name, *cells, f"{row['calls']:.1f}", style="bold" if name == "all" else "")
+    return made
+
+
+if __name__ == "__main__":
+    main(Evaluate, evaluate, __doc__)

@@ -1,0 +1,98 @@
+"""How agents are held against each other: means and spreads over episodes, a table, curves, pictures of the best and the worst."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from experiments.runs import Row
+from tir_env.drawing import save_figure
+from tir_env.trajectory import Trajectory
+
+
+def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds: float | None = None) -> dict[str, Any]:
+    """Means and standard deviations over episodes; what could not be scored counts among the failures and nowhere else."""
+    row: dict[str, Any] = {"reward": float(np.mean([t.total_reward for t in trajectories]))}
+    for metric in metrics:
+        scored = [t for t in trajectories if metric in t.gains()]
+        end = np.array([t.end_quality[metric].raw for t in scored] or [np.nan])
+        gain = np.array([t.gains()[metric] for t in scored] or [np.nan])
+        row |= {metric: float(end.mean()), f"{metric} std": float(end.std())}
+        row |= {f"{metric} gain": float(gain.mean()), f"{metric} gain std": float(gain.std())}
+        row[f"{metric} better"] = float((gain > 0).mean())
+    decisions = [step for t in trajectories for step in t.steps]
+    usage = Counter(step.tool for step in decisions)
+    row["calls"] = float(np.mean([len(t.tool_names) for t in trajectories]))
+    row["policy calls"] = sum(step.notes.get("policy_calls", 1) for step in decisions) / len(trajectories)
+    row["failures"] = float(sum(len(t.failures) for t in trajectories))
+    if seconds is not None:
+        row["seconds per image"] = seconds / len(trajectories)
+    row["usage"] = {tool: count / len(decisions) for tool, count in usage.most_common()}
+    return row
+
+
+def by_case(trajectories: Sequence[Trajectory], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
+    cases = list(dict.fromkeys(t.start.case for t in trajectories))
+    return {case: summary([t for t in trajectories if t.start.case == case], metrics) for case in cases}
+
+
+def table(rows: dict[str, dict[str, Any]], metrics: Sequence[str], bold: str = "") -> Table:
+    """Fits 80 columns: of the first metric the value and the gain, of the others the gain."""
+    title = "Means over episodes, ± standard deviation between them. better: share with a gain"
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("policy", no_wrap=True)
+    for column in (metrics[0], *(f"{metric} gain" for metric in metrics), "better", "calls"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        digits = {m: 1 if abs(row[m]) >= 10 else 3 for m in metrics}
+        gains = [f"{row[f'{m} gain']:+.{digits[m]}f} ±{row[f'{m} gain std']:.{digits[m]}f}" for m in metrics]
+        better = f"{row[f'{metrics[0]} better']:.0%}"
+        cells = [f"{row[metrics[0]]:.{digits[metrics[0]]}f}", *gains, better, f"{row['calls']:.1f}"]
+        made.add_row(name, *cells, style="bold" if name == bold else "")
+    return made
+
+
+def draw_extremes(trajectories: Sequence[Trajectory], metrics: Sequence[str], folder: Path) -> None:
+    """Best, median and worst by total reward."""
+    order = sorted(trajectories, key=lambda t: t.total_reward)
+    for name, trajectory in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
+        save_figure(trajectory.figure(metrics), folder / f"{name}.png")
+
+
+def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path:
+    """Reward, gains, entropy, length and failures against iterations."""
+    panels = [("reward", ["reward"]), ("gain", [f"gain/{m}" for m in metrics]), ("entropy of the policy", ["entropy"])]
+    panels += [("decisions, share of stops", ["length", "stops"]), ("distinct sequences", ["distinct_sequences"])]
+    weights = sorted({key for row in rows for key in row if key.startswith("reward_design/") and key.endswith("/weight")})
+    panels.append(("weights of the reward", weights) if weights else ("failures", ["failures"]))
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, (title, keys) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        for key in keys:
+            known = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
+            if not known:
+                continue
+            x, y = np.array(known).T
+            axis.plot(x, y, alpha=0.3, color=(line := axis.plot(x, smooth(y), label=key)[0]).get_color())
+            line.set_linewidth(2)
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_xlabel("iteration", fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        if len(keys) > 1:
+            axis.legend(fontsize=7, frameon=False)
+    return save_figure(figure, path)
+
+
+def smooth(values: np.ndarray, span: int = 9) -> np.ndarray:
+    """A moving mean that ignores what is missing; shorter at the ends."""
+    half = span // 2
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return np.array([np.nanmean(w) if np.isfinite(w).any() else np.nan for w in windows])

@@ -1,0 +1,119 @@
+"""evaluate.py and restore.py as a user runs them, with an agent that was never trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
+from agents.clip_mlp.network import Actor, Shape
+from experiments.reporting import summary
+from tests.agents.encoders import Statistics
+from tests.experiments.test_scripts import script
+from tir_env.images import Image, read_image, write_image
+from tir_env.tools import Toolbox
+from tir_env.world import World
+
+SMALL = """
+name: small
+tools:
+  - {task: brighten, model: shift, call: "tir_env.tools.classical.brighten:shift"}
+  - {task: denoise, model: median, call: "tir_env.tools.classical.denoise:median"}
+  - {task: super_resolve, model: lanczos, scale: 4, call: "tir_env.tools.classical.super_resolve:lanczos"}
+"""
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("agent")
+    (folder / "small.yaml").write_text(SMALL)
+    torch.manual_seed(1)
+    actor = Actor(Shape(Statistics.dim, 3, 3))
+    with torch.no_grad():
+        actor.layers[-1].bias[0] = 1.0  # brighten, again and again
+    names = [tool.name for tool in Toolbox.load(folder / "small.yaml")]
+    ClipMlpAgent(actor, Statistics(), names, EncoderSpec("tests.agents.encoders:Statistics")).save(folder)
+    return folder
+
+
+def test_evaluate_says_what_became_of_each_image(agent: Path, tmp_path: Path) -> None:
+    done = script(
+        "evaluate.py", "--agent", agent, "--toolbox", agent / "small.yaml", "--suite", "dark+noise", "--episodes", 6,
+        "--json", tmp_path / "e.json", "--figures", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "e.json").read_text())
+    assert data["all"]["calls"] == data["all"]["policy calls"] == 3
+    assert data["all"]["usage"] == {"brighten/shift": 1.0}
+    assert [e["tools"] for e in data["episodes"]] == [["brighten/shift"] * 3] * 6
+    gains = [e["after"]["psnr"] - e["before"]["psnr"] for e in data["episodes"]]
+    assert data["all"]["psnr gain"] == pytest.approx(np.mean(gains))
+    assert data["all"]["psnr gain std"] == pytest.approx(np.std(gains))
+    assert data["all"]["seconds per image"] > 0
+    assert read_image(tmp_path / "best.png").std() > 5
+
+
+def test_no_tool_gains_nothing(agent: Path, tmp_path: Path) -> None:
+    done = script(
+        "evaluate.py", "--agent", "none", "--toolbox", agent / "small.yaml", "--episodes", 4, "--json", tmp_path / "e.json"
+    )
+    assert done.returncode == 0, done.stderr
+    whole = json.loads((tmp_path / "e.json").read_text())["all"]
+    assert (whole["psnr gain"], whole["calls"], whole["policy calls"]) == (0, 0, 1)
+
+
+def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: Path, photo: Image) -> None:
+    photos = tmp_path / "photos"
+    write_image(photos / "one.png", photo[:100, :150])
+    write_image(photos / "deeper" / "two.png", photo[100:190, :120])
+    (photos / "broken.png").write_bytes(b"no picture")
+    done = script("restore.py", photos, "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "left out" in done.stdout
+    assert "broken.png" in done.stdout
+    for name, shape in (("one", (100, 150, 3)), ("deeper-two", (90, 120, 3))):
+        restored = read_image(tmp_path / "out" / f"{name}.png")
+        assert restored.shape == shape
+        assert read_image(tmp_path / "out" / f"{name}-steps.png").std() > 5
+    expected = np.ascontiguousarray(photo[:100, :150])
+    for _ in range(3):
+        expected = Toolbox.load(agent / "small.yaml")["brighten/shift"](expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "one.png"), expected)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("evaluate.py", "--agent", "/tmp"), "holds no trained agent"),
+        (("evaluate.py", "--agent", "denoise/nlmm"), "Did you mean 'denoise/nlm'"),
+        (("evaluate.py", "--agent", "none", "--episodes", 0), "at least 1"),
+        (("restore.py", "/none.png", "--agent", "none"), "no such file"),
+        (("restore.py", "/", "--agent", "none", "--metrics", "psnr"), "psnr"),
+        (("run.py", "--algo", "grpo"), "--policy clip_mlp"),
+        (("run.py", "--resume", "/none"), "is no run"),
+        (("run.py", "--lr", "0"), "above 0"),
+    ],
+)
+def test_mistakes_are_one_line(command: tuple[object, ...], reason: str, tmp_path: Path) -> None:
+    if command[1] == "/":
+        write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
+        command = ("restore.py", tmp_path / "a.png", *command[2:])
+    done = script(*command)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_summary_leaves_unscored_episodes_out_of_the_means(world: World) -> None:
+    one, two = world.begin([world.draw(0, k) for k in range(2)])
+    world.step([one, two], [0, world.stop])
+    world.step([one], [world.stop])
+    two.steps[-1].quality.clear()  # as if its metric had failed
+    row = summary([one, two], ("psnr",), seconds=4.0)
+    assert row["psnr gain"] == pytest.approx(one.gains()["psnr"])
+    assert (row["calls"], row["policy calls"], row["seconds per image"]) == (0.5, 1.5, 2.0)

@@ -1,0 +1,132 @@
+"""Training as a user runs it: in a process of its own, stopped, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.run import Run
+from experiments.runs import RunFolder
+from tests.conftest import ROOT
+from tir_env.images import read_image
+from tir_env.trajectory import Trajectory
+
+pytestmark = pytest.mark.ray
+
+TOOLS = """
+name: small
+tools:
+  - {task: brighten, model: gamma, call: "tir_env.tools.classical.brighten:gamma"}
+  - {task: brighten, model: shift, call: "tir_env.tools.classical.brighten:shift"}
+  - {task: denoise, model: median, call: "tir_env.tools.classical.denoise:median"}
+"""
+ITERATIONS = 6
+TIMES = ("seconds", "tool_calls_per_second", "seconds per image")  # what no two runs share
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+
+
+def begin(tmp_path: Path, name: str, *more: object) -> subprocess.Popen[str]:
+    (tmp_path / "tools.yaml").write_text(TOOLS)
+    return start(
+        "--algo", "ppo", "--reward", "mar:metrics=psnr+ssim", "--toolbox", tmp_path / "tools.yaml", "--suite", "dark",
+        "--images", "skimage", "--crop", 32, "--encoder", "tests.agents.encoders:Statistics", "--iterations", ITERATIONS,
+        "--episodes", 8, "--minibatch", 16, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name, *more,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == code, f"{out}\n{err}"
+    return out + err
+
+
+def wait_for_rows(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    while process.poll() is None:
+        if (folder / "config.json").exists() and len(RunFolder(folder).rows()) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"it ended too early: {process.communicate()}")
+
+
+def told(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The log and the table, without what a clock says."""
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in RunFolder(folder).rows()]
+    table = json.loads((folder / "table.json").read_text())["rows"]
+    return rows, {name: {k: v for k, v in row.items() if k not in TIMES} for name, row in table.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that nobody disturbed, and what it said."""
+    folder = tmp_path_factory.mktemp("whole")
+    said = ended(begin(folder, "run", "--wandb", "offline"))
+    return folder / "run", said
+
+
+def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
+    folder, said = whole
+    assert f"iteration {ITERATIONS}/{ITERATIONS}" in said
+    for row in ("ppo clip_mlp", "random", "no tool", "best single"):
+        assert row in said
+    rows, table = told(folder)
+    assert [row["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
+    assert {"reward", "entropy", "policy_loss", "value_loss", "gain/psnr", "reward_design/psnr/weight"} <= set(rows[0])
+    assert set(table) == {"ppo clip_mlp", "random", "no tool", "brighten/gamma", "brighten/shift", "denoise/median"}
+    assert table["no tool"]["psnr gain"] == 0
+    for name in ("curves", "best", "median", "worst"):
+        assert read_image(folder / "figures" / f"{name}.png").std() > 5
+    saved = [Trajectory.load(path) for path in sorted((folder / "trajectories").iterdir())]
+    assert len(saved) == 4
+    assert all(t.ended for t in saved)
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert list((folder / "wandb").glob("offline-run-*"))
+    assert RunFolder(folder).settings(Run).suite == "dark"
+
+
+def test_killed_at_a_random_moment_it_goes_on_as_if_nothing_had_happened(whole: tuple[Path, str], tmp_path: Path) -> None:
+    """No iteration is lost or repeated, and the adaptive reward, the weights and the starts go on where they stood."""
+    process = begin(tmp_path, "run")
+    wait_for_rows(tmp_path / "run", process, random.randint(1, ITERATIONS - 2))
+    time.sleep(random.random() / 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = RunFolder(tmp_path / "run").last_checkpoint()[0]
+    assert 0 < done < ITERATIONS or (tmp_path / "run" / "table.json").exists() is False
+    said = ended(start("--resume", tmp_path / "run"))
+    assert f"going on after iteration {done}" in said or done == ITERATIONS
+    assert told(tmp_path / "run") == told(whole[0])
+
+
+def test_ctrl_c_says_how_to_go_on(whole: tuple[Path, str], tmp_path: Path) -> None:
+    process = begin(tmp_path, "run")
+    wait_for_rows(tmp_path / "run", process, 2)
+    process.send_signal(signal.SIGINT)
+    said = ended(process, 130)
+    assert f"is saved. Go on: python experiments/run.py --resume {tmp_path / 'run'}" in said
+    assert "Traceback" not in said
+    ended(start("--resume", tmp_path / "run"))
+    assert told(tmp_path / "run") == told(whole[0])
+
+
+def test_grpo_trains_the_same_agent_and_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    said = ended(
+        begin(tmp_path, "run", "--algo", "grpo", "--policy", "clip_mlp", "--group", 4, "--iterations", 2, "--pool", "ray")
+    )
+    assert "grpo clip_mlp" in said
+    said = ended(begin(tmp_path, "run"), 2)
+    assert said.startswith("error: ")
+    assert "holds a run already. Go on with it: --resume" in said

@@ -1,0 +1,96 @@
+"""The run folder: what it keeps, what it refuses, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.clip_mlp.config import Hyperparameters
+from experiments.run import Run, settings_from
+from experiments.runs import CHECKPOINTS, CONFIG, KEEP, LOG, RunFolder, free_folder
+from pool import Problem
+
+
+def save(path: Path) -> None:
+    path.mkdir()
+    (path / "state").write_text("whole")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", Run(reward="mar", out=tmp_path / "run"))
+
+
+def test_settings_come_back_as_they_were(folder: RunFolder) -> None:
+    settings = folder.settings(Run)
+    assert settings == Run(reward="mar", out=folder.path)
+    assert isinstance(settings.light, Hyperparameters)
+
+
+def test_a_run_is_not_written_over(folder: RunFolder) -> None:
+    with pytest.raises(Problem, match=r"holds a run already\. Go on with it: --resume"):
+        RunFolder.create(folder.path, Run())
+    assert free_folder(folder.path).name == "run-2"
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="is no run"):
+        RunFolder.open(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps({"seed": "many"}))
+    with pytest.raises(Problem, match="seed"):
+        RunFolder.open(tmp_path).settings(Run)
+
+
+def test_a_torn_row_and_rows_past_the_checkpoint_are_dropped(folder: RunFolder) -> None:
+    for number in range(1, 6):
+        folder.append({"iteration": number, "reward": 0.5})
+    with (folder.path / LOG).open("a") as file:
+        file.write('{"iteration": 6, "rew')
+    assert [row["iteration"] for row in folder.rows()] == [1, 2, 3, 4, 5]
+    assert [row["iteration"] for row in folder.rewind(3)] == [1, 2, 3]
+    folder.append({"iteration": 4, "reward": 0.5})
+    assert [row["iteration"] for row in folder.rows()] == [1, 2, 3, 4]
+
+
+def test_checkpoints_are_whole_and_the_last_ones_stay(folder: RunFolder) -> None:
+    assert folder.last_checkpoint() == (0, None)
+    for number in (1, 2, 3):
+        folder.save_checkpoint(number, save)
+    number, path = folder.last_checkpoint()
+    assert number == 3
+    assert path is not None
+    assert (path / "state").read_text() == "whole"
+    assert len(list((folder.path / CHECKPOINTS).iterdir())) == KEEP
+
+
+def test_a_save_that_fails_halfway_leaves_the_one_before(folder: RunFolder) -> None:
+    folder.save_checkpoint(1, save)
+
+    def broken(path: Path) -> None:
+        save(path)
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        folder.save_checkpoint(2, broken)
+    assert folder.last_checkpoint()[0] == 1
+    assert [path.name for path in (folder.path / CHECKPOINTS).iterdir()] == ["000001"]
+
+
+def test_what_a_killed_save_leaves_is_no_checkpoint(folder: RunFolder) -> None:
+    (folder.path / CHECKPOINTS / ".000001-x1y2").mkdir()
+    assert folder.last_checkpoint() == (0, None)
+
+
+def test_a_preset_is_only_values_and_the_command_line_wins() -> None:
+    paper = settings_from(["--preset", "paper", "--suite", "mio100-b", "--lr", "0.5"])
+    assert (paper.preset, paper.encoder, paper.suite, paper.light.lr) == ("paper", "ViT-L-14", "mio100-b", 0.5)
+    values = (paper.light.value_coefficient, paper.light.entropy, paper.light.entropy_decay, paper.light.gamma)
+    assert (*values, paper.light.lam, paper.light.clip, paper.light.hidden) == (0.5, 0.05, 0.99, 0.99, 0.95, 0.2, 128)
+    assert settings_from([]).preset == "pocket"
+
+
+def test_resuming_takes_the_runs_settings_unless_they_are_given_anew(folder: RunFolder) -> None:
+    resumed = settings_from([f"--resume={folder.path}", "--iterations", "7"])
+    assert (resumed.reward, resumed.iterations, resumed.out) == ("mar", 7, folder.path)
