@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 from spandrel import ModelLoader
 from spandrel.architectures.Compact import Compact
-from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.DRUNet import DRUNet
 from spandrel.architectures.NAFNet import NAFNet
 from torch import nn
@@ -52,15 +51,16 @@ def nafnet(width: int = 16) -> nn.Module:
     return NAFNet(img_channel=3, width=width, middle_blk_num=1, enc_blk_nums=[1, 1, 2], dec_blk_nums=[1, 1, 1])
 
 
-def dncnn() -> nn.Module:
-    return DnCNN(in_nc=3, out_nc=3, nc=32, nb=10, act_mode="R")
-
-
 def compact(features: int = 48) -> nn.Module:
     return Compact(num_in_ch=3, num_out_ch=3, num_feat=features, num_conv=12, upscale=4)
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"drunet": drunet, "nafnet": nafnet, "dncnn": dncnn, "compact": compact}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "drunet": drunet,
+    "nafnet": nafnet,
+    "small_drunet": lambda: drunet((16, 24, 32, 32)),
+    "compact": compact,
+}
 
 
 def apply(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -106,6 +106,7 @@ class Restoration(Job):
         False  # in the second half of the training, every crop's error counts by its logarithm, weak ones as strong ones
     )
     scale: int = 1
+    align: int = 1  # crops begin at multiples of it: 8 where the grid of JPEG's blocks is to be where it is in whole images
     photos: float = 0.65
     start: str = ""
     pictures: Pictures = field(default_factory=Pictures)
@@ -134,7 +135,7 @@ class Restoration(Job):
         size, scale = self.size, self.scale
         inputs, targets = [], []
         for _ in range(self.crops):
-            top, left = (int(v) for v in rng.integers((self.context - size) // scale + 1, size=2))
+            top, left = (int(v) * self.align for v in rng.integers((self.context - size) // scale // self.align + 1, size=2))
             inputs.append(spoilt[top : top + size // scale, left : left + size // scale])
             targets.append(target[top * scale : top * scale + size, left * scale : left * scale + size])
         return [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in (inputs, targets)]
@@ -217,7 +218,7 @@ def recipes() -> list[Restoration]:
             about="Strong noise, as the suites draw it; blurs where there is little noise.",
         ),
         Restoration(
-            "dejpeg", "drunet", (Choice.of("jpeg"),), decibels=True, share=14, photos=0.9,
+            "dejpeg", "drunet", (Choice.of("jpeg"),), decibels=True, share=14, photos=0.9, align=8,
             about="JPEG of quality 10 to 30, as the last thing that happened.",
         ),
         Restoration(
@@ -272,9 +273,9 @@ def recipes() -> list[Restoration]:
             about="Noise on dark, hazy or blurred images, or below JPEG; leaves those to others.",
         ),
         Restoration(
-            "denoise", "dncnn_weak",
+            "denoise", "drunet_weak",
             (Choice.of("noise", noise=_WEAK_NOISE), Choice.of("noise+jpeg", noise=_WEAK_NOISE, jpeg={"quality": (20, 80)})),
-            kind="dncnn",
+            kind="small_drunet",
             undo=("noise", "jpeg"), share=5, steps=3000, about="Little noise: what other tools leave behind. Keeps detail.",
         ),
     ]  # fmt: skip

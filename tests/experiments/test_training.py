@@ -101,7 +101,7 @@ def test_a_job_may_begin_from_another(tmp_path):
 
 
 def test_samples_do_not_depend_on_who_makes_them(tmp_path):
-    recipe = RECIPES["denoise/dncnn_weak"]
+    recipe = RECIPES["denoise/drunet_weak"]
     first, again = (Samples(recipe, seed=3)[7] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     apart = trainer._batches(recipe, Plan(seed=3, workers=1), done=3)  # batches of two: items 6 and 7
@@ -145,7 +145,7 @@ def _pair(recipe: Restoration, clean: np.ndarray, case: str, seed: int) -> tuple
     return recipe.pair(Pinned(np.random.PCG64(0)), clean)
 
 
-@pytest.mark.parametrize("name", ["denoise/drunet", "denoise/dncnn_weak", "dehaze/nafnet", "super_resolve/compact_sharp"])
+@pytest.mark.parametrize("name", ["denoise/drunet", "denoise/drunet_weak", "dehaze/nafnet", "super_resolve/compact_sharp"])
 def test_what_is_shipped_is_what_the_toolbox_runs(name, tmp_path):
     """One of each architecture: trained a little, written, and run through the toolbox that ships."""
     recipe = RECIPES[name]
@@ -175,7 +175,7 @@ def test_what_is_shipped_is_what_the_toolbox_runs(name, tmp_path):
 
 
 def test_figures_come_from_unseen_pictures():
-    recipe = RECIPES["denoise/dncnn_weak"]
+    recipe = RECIPES["denoise/drunet_weak"]
     same = nn.Identity()
     same.register_parameter("unused", nn.Parameter(torch.zeros(1)))
     figures = recipe.figures(same)
@@ -229,12 +229,12 @@ def test_the_script_lists_and_refuses(capsys):
 def test_the_script_trains_ships_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 60.0)
     small = Restoration(
-        "denoise", "dncnn_weak", RECIPES["denoise/dncnn_weak"].choices, kind="dncnn", size=32, context=48, steps=4
+        "denoise", "drunet_weak", RECIPES["denoise/drunet_weak"].choices, kind="small_drunet", size=32, context=48, steps=4
     )
     monkeypatch.setattr(make_weights, "jobs", lambda: [small])
     settings = make_weights.Settings(device="cpu", workers=0, out=tmp_path / "out", states=tmp_path / "states")
     make_weights.run(settings)
-    card = tmp_path / "out/tir_env/tools/weights/denoise-dncnn_weak.md"
+    card = tmp_path / "out/tir_env/tools/weights/denoise-drunet_weak.md"
     assert "steps: 4" in card.read_text()
     small.steps = 6
     make_weights.run(settings)
