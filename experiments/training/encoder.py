@@ -217,6 +217,7 @@ def write_folder(network: nn.Module, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_file(state, place / "open_clip_model.safetensors", metadata={"format": "pt"})
+    (place / "open_clip_model.safetensors").chmod(0o644)
     (place / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=1) + "\n", encoding="utf-8")
     captions.tokenizer().save(str(place / "tokenizer.json"))
     about = {

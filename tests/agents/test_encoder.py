@@ -16,6 +16,8 @@ from agents.training_free import perceive
 from agents.training_free.perceive import LEVELS, NAMES, Perceiver, word
 from experiments.training.encoder import PocketClip, write_folder
 from pool import Call
+from tir_env.degradations.suites import Case, Stage, degrade
+from tir_env.images.sources import skimage_photos
 
 SIZES = [(8, 8), (8, 200), (33, 47), (64, 64), (128, 128), (320, 480), (600, 700)]
 
@@ -202,3 +204,34 @@ def test_perceiver_answers_for_all_eight(encoder: Encoder) -> None:
     assert pickle.loads(pickle.dumps(perceiver)).run([image]) == [found]
     with pytest.raises(ValueError, match="gave"):
         perceiver.check(image, {**found, "rain": 1.5})
+
+
+# --- the one that ships -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_ships_is_small_and_loads() -> None:
+    assert sum(file.stat().st_size for file in (module.SHIPPED / "pocket-clip").iterdir()) <= 8 << 20
+    encoder = Encoder()
+    assert (encoder.name, encoder.dim, encoder.native) == ("encoder/pocket-clip", 128, True)
+    assert encoder.run([picture((20, 30))])[0].shape == (128,)
+
+
+@pytest.mark.parametrize(
+    ("degradation", "settings"),
+    [
+        ("noise", {"sigma": 45.0}),
+        ("rain", {"value": 90}),
+        ("haze", {"beta": 1.6, "airlight": 0.9}),
+        ("defocus blur", {"radius": 6}),
+    ],
+)
+def test_what_ships_sees_a_heavy_degradation(degradation: str, settings: dict) -> None:
+    """On average over windows of a photograph that it was not trained on, and against the clean windows."""
+    photo = skimage_photos().find("coffee").image
+    perceiver = Perceiver()
+    corners = [(0, 0), (0, 400), (100, 200), (200, 0), (200, 400)]
+    clean = [np.ascontiguousarray(photo[top : top + 192, left : left + 192]) for top, left in corners]
+    case = Case(degradation, (Stage(degradation, settings),))
+    spoilt = [degrade(image, case, seed).image for seed, image in enumerate(clean)]
+    before, after = ([found[degradation] for found in perceiver.run(images)] for images in (clean, spoilt))
+    assert np.mean(after) > np.mean(before) + 0.15
