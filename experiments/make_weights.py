@@ -41,6 +41,8 @@ class Settings:
     """processor cores for the training itself (0: all); one more prepares the pictures"""
     workers: int = 1
     """processes that prepare pictures"""
+    from_shipped: bool = False
+    """train the files that ship further, at a lower rate, in place of new networks"""
     out: Path = ROOT
     """the project's root, below which the files and cards go to their places"""
     states: Path = Path("runs/make_weights")
@@ -74,7 +76,7 @@ def run(settings: Settings) -> None:
     shares = sum(job.share for job in selected)
     for number, job in enumerate(selected, 1):
         budget = settings.budget * 60 * job.share / shares if settings.budget else None
-        plan = Plan(settings.seed, device, budget, settings.workers, settings.states)
+        plan = Plan(settings.seed, device, budget, settings.workers, settings.states, ROOT if settings.from_shipped else None)
         title = f"[{number}/{len(selected)}] {job.name}"
         network, progress = train(job, plan, _reporter(console, title))
         figures = job.figures(network)
@@ -82,7 +84,7 @@ def run(settings: Settings) -> None:
         facts = {
             "seed": settings.seed, "steps": progress.step, "minutes": round(progress.seconds / 60, 1), "device": device,
             "schedule": "by the clock (--budget)" if budget else "by steps",
-            "figures": figures,
+            **({"begins from": "the weights that shipped before"} if settings.from_shipped else {}), "figures": figures,
         }  # fmt: skip
         job.ship(network.cpu(), settings.out, facts)
 

@@ -193,8 +193,11 @@ class PocketClip(Job):
         features = np.concatenate(scores)
         return perceive(features, prototypes(texts), float(network.logit_scale.detach().exp())), np.stack(values)
 
+    def file(self, folder: Path) -> Path:
+        return folder / "agents" / "weights" / POCKET / "open_clip_model.safetensors"
+
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
-        place = folder / "agents" / "weights" / POCKET
+        place = self.file(folder).parent
         write_folder(network, place)
         spoilt = Perceiver(Encoder(f"local-dir:{place}")).run([np.zeros((32, 32, 3), np.uint8)])  # it loads, or it is no use
         assert set(spoilt[0]) == set(NAMES)
@@ -209,7 +212,7 @@ class PocketClip(Job):
         about = (
             "A small CLIP that sees degradations, not things: features for policies, severities for agents that learn nothing."
         )
-        write_card(place / "open_clip_model.safetensors", self.name, about, recipe, facts)
+        write_card(self.file(folder), self.name, about, recipe, facts)
 
 
 def write_folder(network: nn.Module, place: Path) -> None:

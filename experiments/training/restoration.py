@@ -174,10 +174,13 @@ class Restoration(Job):
             "gain": float(gains.mean()), "gain_std": float(gains.std()),
         }  # fmt: skip
 
+    def file(self, folder: Path) -> Path:
+        return folder / "tir_env" / "tools" / "weights" / f"{self.task}-{self.model}.safetensors"
+
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
         state = {key: value.half().contiguous() for key, value in network.state_dict().items()}
         ModelLoader(device="cpu").load_from_state_dict({key: value.float() for key, value in state.items()})  # or it is no use
-        path = folder / "tir_env" / "tools" / "weights" / f"{self.task}-{self.model}.safetensors"
+        path = self.file(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, path, metadata={"format": "pt", "recipe": self.name})
         path.chmod(0o644)

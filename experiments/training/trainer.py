@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pool.errors import Problem
 
 SAVE_EVERY = 60.0  # seconds
+WARM = 0.4  # of the rate, when finished weights are trained further
 
 
 class TrainingError(Problem):
@@ -57,6 +59,10 @@ class Job(ABC):
         """What the finished network reaches on pictures that it has not seen."""
 
     @abstractmethod
+    def file(self, folder: Path) -> Path:
+        """Where the weights lie below `folder`, the project's root."""
+
+    @abstractmethod
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
         """Write the file that ships, and its model card, below `folder`."""
 
@@ -74,6 +80,7 @@ class Plan:
     budget: float | None = None  # seconds for this job
     workers: int = 1
     states: Path = Path("weights-state")
+    shipped: Path | None = None  # the project's root: begin from the file that ships, at a lower rate, not from nothing
 
 
 @dataclass
@@ -105,11 +112,15 @@ def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda prog
     torch.manual_seed(plan.seed)
     device = torch.device(plan.device)
     network = job.network().to(device).to(memory_format=torch.channels_last)
-    if job.start:
+    rate = job.rate
+    if plan.shipped is not None:
+        network.load_state_dict(_read_shipped(job, plan.shipped))
+        rate *= WARM
+    elif job.start:
         network.load_state_dict(_finished(plan, job.start, job.name))
     averaged = job.network().to(device)
     averaged.load_state_dict(network.state_dict())
-    optimizer = torch.optim.AdamW(_groups(network, job.decay), lr=job.rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(_groups(network, job.decay), lr=rate, betas=(0.9, 0.99))
     progress = Progress()
     path = _path(plan, job.name)
     _resume(path, job, plan, network, averaged, optimizer, progress)
@@ -123,7 +134,7 @@ def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda prog
         if progress.fraction >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = job.rate * _schedule(progress.fraction)
+            group["lr"] = rate * _schedule(progress.fraction)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = job.loss(network, _to(batch, device))
         optimizer.zero_grad(set_to_none=True)
@@ -232,6 +243,13 @@ def _finished(plan: Plan, name: str, beginner: str) -> dict[str, torch.Tensor]:
             beginner, f"begins from {name}, which is not finished in {plan.states}", f"Add --only {name} before it."
         )
     return state["averaged"]
+
+
+def _read_shipped(job: Job, root: Path) -> dict[str, torch.Tensor]:
+    path = job.file(root)
+    if not path.is_file():
+        raise TrainingError(job.name, f"has no file to begin from: {path}", "Leave --from-shipped out.")
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
 
 def _read(path: Path, plan: Plan) -> dict[str, Any]:

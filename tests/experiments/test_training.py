@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from experiments import make_weights
@@ -46,6 +46,9 @@ class Line(Job):
 
     def figures(self, network: nn.Module) -> dict[str, float]:
         return {}
+
+    def file(self, folder: Path) -> Path:
+        return folder / "line.safetensors"
 
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None: ...
 
@@ -98,6 +101,21 @@ def test_a_job_may_begin_from_another(tmp_path):
     first, _ = train(Line(), plan)
     same, _ = train(second, plan)
     assert torch.equal(first.weight, same.weight)
+
+
+def test_what_ships_can_be_trained_further(tmp_path):
+    with pytest.raises(TrainingError, match="has no file to begin from"):
+        train(Line(), Plan(workers=0, states=tmp_path, shipped=tmp_path))
+    shipped = {"weight": torch.full((1, 1), 3.0).half(), "bias": torch.ones(1).half()}
+    save_file(shipped, tmp_path / "line.safetensors")
+    unchanged = Line()
+    unchanged.steps = 0
+    network, _ = train(unchanged, Plan(workers=0, states=tmp_path / "none", shipped=tmp_path))
+    assert (network.weight.item(), network.bias.item()) == (3.0, 1.0)
+    job = Line()
+    job.steps = 200
+    network, _ = train(job, Plan(workers=0, states=tmp_path / "some", shipped=tmp_path))
+    assert network.weight.item() == pytest.approx(2, abs=0.3)
 
 
 def test_samples_do_not_depend_on_who_makes_them(tmp_path):
