@@ -1,0 +1,237 @@
+"""The quality scorer that ships, pocket-deqa: DeQA-Score's recipe (arXiv:2501.11561) with measures in the place of people.
+
+Labels are Gaussian soft labels of what PSNR, SSIM and GMSD agree on (`ratings.py`); pictures are many variants of the same clean one
+(`variants.py`), made once and kept. The loss is DeQA-Score's: KL to the soft labels, and a fidelity loss on pairs of one picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+from torch import nn
+
+from experiments.training import ratings
+from experiments.training.cards import write_card
+from experiments.training.pictures import Pictures, turn
+from experiments.training.trainer import Job, Plan, TrainingError
+from experiments.training.variants import Maker
+from pool.errors import describe
+from rewards.levels import LEVELS, expectation, soft_labels
+from rewards.scorer_network import VIEW, ScorerNetwork
+from tir_env.images.operations import Image, crop_at
+from tir_env.images.sources import generated, skimage_photos
+from tir_env.tools import Toolbox
+
+
+@dataclass
+class Scorer(Job):
+    """A batch is `batch` clean pictures, `group` variants of each, one crop and one turn for all of a group."""
+
+    name: str = "pocket-deqa"
+    toolbox: str = "pocket"
+    pictures: Pictures = field(default_factory=Pictures)
+    count: int = 800  # clean pictures
+    steps: int = 8000
+    share: float = 25.0
+    rate: float = 2e-3
+    decay: float = 1e-2
+    batch: int = 5
+    group: int = 7
+    size: int = 96  # of a crop
+    pairs: float = 1.0  # weight of the loss on pairs
+    photos: float = 0.7
+    files: tuple[Path, ...] = ()
+
+    def prepare(self, plan: Plan) -> None:
+        """A file for each clean picture and its variants. Interrupted, it goes on; with a budget it takes a third of it at most."""
+        folder = plan.states / f"{self.name}-pictures-{plan.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = [folder / f"{index:05d}.npz" for index in range(self.count)]
+        missing = [(path, index) for index, path in enumerate(wanted) if not path.exists()]
+        until = time.monotonic() + plan.budget / 3 if plan.budget else float("inf")
+        tasks = [(self.toolbox, self.pictures, self.photos, plan.seed, index, path, until) for path, index in missing]
+        about = f"{self.name}: pictures"
+        if plan.workers > 1 and len(missing) > plan.workers:
+            # Spawned: a forked child of a process whose PyTorch has threads may hang.
+            with ProcessPoolExecutor(plan.workers, get_context("spawn"), _quiet) as workers:
+                deque(track(workers.map(_make, tasks), about, total=len(tasks)), maxlen=0)
+        elif missing:
+            deque(track(map(_make, tasks), about, total=len(tasks)), maxlen=0)
+        self.files = tuple(path for path in wanted if path.exists())
+
+    def network(self) -> nn.Module:
+        return ScorerNetwork()
+
+    def sample(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        images, maps = read_variants(self.files[int(rng.integers(len(self.files)))])
+        chosen = rng.choice(np.arange(1, len(images)), self.group, replace=False)
+        if rng.random() < 0.7:
+            chosen[0] = 0  # the clean one
+        corner = rng.integers(VIEW - self.size + 1, size=2)
+        first, blocks = np.round(corner / ratings.BLOCK).astype(int), self.size // ratings.BLOCK
+        way, colours = int(rng.integers(8)), rng.permutation(3)
+        labels = [ratings.label(maps[i][:, first[0] : first[0] + blocks, first[1] : first[1] + blocks]) for i in chosen]
+        scores, spreads = np.array(labels, np.float32).T
+        crops = [turn(crop_at(images[i], self.size, (corner[0], corner[1])), way)[..., colours] for i in chosen]
+        return {
+            "images": torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2),  # [group, 3, size, size]
+            "scores": torch.from_numpy(scores),
+            "spreads": torch.from_numpy(spreads),
+            "labels": torch.from_numpy(soft_labels(scores, spreads)).float(),  # [group, 5]
+        }
+
+    def loss(self, network: nn.Module, batch: Any) -> torch.Tensor:
+        images = batch["images"].flatten(0, 1).float().div_(255).contiguous(memory_format=torch.channels_last)
+        logits = network(images).float().unflatten(0, batch["scores"].shape)  # [pictures, group, 5]
+        kl = nn.functional.kl_div(logits.log_softmax(-1), batch["labels"], reduction="none").sum(-1).mean()
+        return kl + self.pairs * fidelity(logits, batch["scores"], batch["spreads"])
+
+    def figures(self, network: nn.Module) -> dict[str, float]:
+        """Over variants of held-out pictures. Rank correlations are within a picture, as a reward needs them."""
+        maker, rows, below = Maker(Toolbox.load(self.toolbox)), [], []
+        device, errors = next(network.parameters()).device, []
+        for index, clean in enumerate(held_out()):
+            variants = maker.make(clean, np.random.Generator(np.random.PCG64([78, index])))
+            maps = [ratings.measure(v.image, clean) for v in variants]
+            values = np.array([[*ratings.measures(m)[:2], ratings.label(m)[0]] for m in maps])
+            images = torch.from_numpy(np.stack([v.image for v in variants])).permute(0, 3, 1, 2).float().div(255)
+            with torch.inference_mode():
+                scores = expectation(network(images.to(device)).float()).cpu().numpy()
+            rows.append([spearmanr(scores, values[:, column]).statistic for column in range(3)])
+            errors.append(scores - values[:, 2])
+            below.append([scores[i] < scores[0] for i in range(1, len(scores)) if values[i, 2] < 4.8])
+        psnr, ssim, target = np.array(rows).T
+        return {
+            "rank correlation with PSNR": float(psnr.mean()),
+            "rank correlation with SSIM": float(ssim.mean()),
+            "rank correlation with the label": float(target.mean()),
+            "its std over pictures": float(target.std()),
+            "error of the score (RMS)": float(np.sqrt(np.mean(np.concatenate(errors) ** 2))),
+            "variants below the clean picture": float(np.mean(np.concatenate(below))),
+        }
+
+    def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
+        path = folder / "rewards" / "weights" / f"{self.name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
+        save_file({key: value.contiguous() for key, value in state.items()}, path, metadata={"recipe": self.name})
+        size = sum(parameter.numel() for parameter in network.parameters())
+        recipe = {
+            "architecture": f"four stages of residual blocks, {size:,} parameters, kept in half precision",
+            "labels": "0.4 PSNR + 0.4 SSIM + 0.2 GMSD, each mapped to 1..5; std from their disagreement (`ratings.py`)",
+            "pictures": f"{len(self.files)} clean ones, {_census(self.files)} (`variants.py`)",
+            "tools": f"those of toolbox {self.toolbox!r}, digests {_toolboxes(self.files)}",
+            "loss": f"KL to Gaussian soft labels + {self.pairs:g} x fidelity loss on the pairs of one picture",
+            "batch": f"{self.batch} pictures x {self.group} variants, crops of {self.size} pixels, turned, colours permuted",
+        }  # fmt: skip
+        about = "A no-reference quality score 1 to 5 after DeQA-Score's recipe, in small: a reward for pocket runs."
+        write_card(path, self.name, about, recipe, facts)
+
+
+def fidelity(logits: torch.Tensor, scores: torch.Tensor, spreads: torch.Tensor) -> torch.Tensor:
+    """DeQA-Score's loss on pairs, here all pairs of one picture: 1 - sqrt(p q) - sqrt((1 - p)(1 - q)), with p and q how likely
+    the first is the better one by label and by prediction, both taken as normal (Thurstone). [pictures, group, 5], [pictures, group].
+    """
+    levels = logits.new_tensor(LEVELS)
+    probabilities = logits.softmax(-1)
+    means = probabilities @ levels
+    variances = (probabilities * (levels - means[..., None]) ** 2).sum(-1)
+    p, q = _better(scores, spreads**2), _better(means, variances)
+    loss = 1 - torch.sqrt(p * q + 1e-6) - torch.sqrt((1 - p) * (1 - q) + 1e-6)
+    first, second = torch.triu_indices(scores.shape[-1], scores.shape[-1], offset=1)
+    return loss[..., first, second].mean()
+
+
+def _better(means: torch.Tensor, variances: torch.Tensor) -> torch.Tensor:
+    """[..., group] to [..., group, group]: Φ((mean_i - mean_j) / sqrt(var_i + var_j))."""
+    spread = torch.sqrt(variances[..., :, None] + variances[..., None, :] + 1e-4)
+    return torch.special.ndtr((means[..., :, None] - means[..., None, :]) / spread)
+
+
+def held_out() -> list[Image]:
+    """Clean pictures that no training picture is cut from: two crops of scikit-image's validation photographs, and generated ones."""
+    rng = np.random.Generator(np.random.PCG64(79))
+    crops = []
+    for photo in [*skimage_photos().part("validation"), *generated(6, seed=993, size=VIEW)]:
+        height, width = photo.image.shape[:2]
+        for _ in range(1 if height == width == VIEW else 3):
+            crops.append(
+                crop_at(photo.image, VIEW, (int(rng.integers(height - VIEW + 1)), int(rng.integers(width - VIEW + 1))))
+            )
+    return crops
+
+
+def read_variants(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [K, VIEW, VIEW, 3], the clean one first, and their maps [K, 4, ...]."""
+    try:
+        with np.load(path) as made:
+            return made["images"], made["maps"]
+    except Exception as error:  # numpy and zipfile raise many kinds for a file that is cut short
+        raise TrainingError(path, f"cannot be read ({describe(error)[:100]})", "Delete it; it is made again.") from error
+
+
+# --- making the pictures, in processes of their own ----------------------------------------------------------------------------------
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+@cache
+def _maker(toolbox: str) -> tuple[Maker, str]:
+    opened = Toolbox.load(toolbox).with_weights_only()
+    return Maker(opened), toolbox_digest(opened)
+
+
+def _make(task: tuple[str, Pictures, float, int, int, Path, float]) -> None:
+    """Written beside and renamed, so that a file is whole or is not there."""
+    toolbox, pictures, photos, seed, index, path, until = task
+    if time.monotonic() > until:
+        return
+    maker, digest = _maker(toolbox)
+    rng = np.random.Generator(np.random.PCG64([seed, 1000, index]))
+    clean = pictures.draw(rng, VIEW, photos, vivid=0.3)  # a colour or an exposure that is too strange is not a 5
+    variants = maker.make(clean, rng)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    with beside.open("wb") as file:
+        np.savez(
+            file, images=np.stack([v.image for v in variants]), maps=np.stack([ratings.measure(v.image, clean) for v in variants]),
+            kinds=np.array([v.kind for v in variants]), made=np.array([v.made for v in variants]), toolbox=np.array(digest),
+        )  # fmt: skip
+    beside.replace(path)
+
+
+def toolbox_digest(toolbox: Toolbox) -> str:
+    """Which tools with which weights: eight hex digits."""
+    parts = []
+    for tool in toolbox:
+        file = tool.engine.weights.found() if tool.engine.weights else None
+        parts.append(f"{tool.name} {hashlib.sha256(file.read_bytes()).hexdigest() if file else ''}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _census(files: Sequence[Path]) -> str:
+    kinds = Counter(str(kind) for path in files for kind in np.load(path)["kinds"])
+    return ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common() if kind != "clean")
+
+
+def _toolboxes(files: Sequence[Path]) -> str:
+    digests = Counter(str(np.load(path)["toolbox"]) for path in files)
+    return ", ".join(f"{digest} ({number} pictures)" for digest, number in digests.most_common())
