@@ -44,7 +44,7 @@ class Scorer(Job):
     """A batch is `batch` clean pictures, `group` variants of each, one crop and one turn for all of a group."""
 
     name: str = "pocket-deqa"
-    toolbox: str = "pocket"
+    toolboxes: tuple[str, ...] = ("pocket", "classical")
     pictures: Pictures = field(default_factory=Pictures)
     count: int = 800  # clean pictures
     steps: int = 8000
@@ -65,7 +65,7 @@ class Scorer(Job):
         wanted = [folder / f"{index:05d}.npz" for index in range(self.count)]
         missing = [(path, index) for index, path in enumerate(wanted) if not path.exists()]
         until = time.monotonic() + plan.budget / 3 if plan.budget else float("inf")
-        tasks = [(self.toolbox, self.pictures, self.photos, plan.seed, index, path, until) for path, index in missing]
+        tasks = [(self.toolboxes, self.pictures, self.photos, plan.seed, index, path, until) for path, index in missing]
         about = f"{self.name}: pictures"
         if plan.workers > 1 and len(missing) > plan.workers:
             # Spawned: a forked child of a process whose PyTorch has threads may hang.
@@ -104,7 +104,7 @@ class Scorer(Job):
 
     def figures(self, network: nn.Module) -> dict[str, float]:
         """Over variants of held-out pictures. Rank correlations are within a picture, as a reward needs them."""
-        maker, rows, below = Maker(Toolbox.load(self.toolbox)), [], []
+        maker, rows, below = Maker(tools_of(self.toolboxes)), [], []
         device, errors = next(network.parameters()).device, []
         for index, clean in enumerate(held_out()):
             variants = maker.make(clean, np.random.Generator(np.random.PCG64([78, index])))
@@ -136,7 +136,7 @@ class Scorer(Job):
             "architecture": f"four stages of residual blocks, {size:,} parameters, kept in half precision",
             "labels": "0.4 PSNR + 0.4 SSIM + 0.2 GMSD, each mapped to 1..5; std from their disagreement (`ratings.py`)",
             "pictures": f"{len(self.files)} clean ones, {_census(self.files)} (`variants.py`)",
-            "tools": f"those of toolbox {self.toolbox!r}, digests {_toolboxes(self.files)}",
+            "tools": f"those of {' and '.join(self.toolboxes)}, digests {_toolboxes(self.files)}",
             "loss": f"KL to Gaussian soft labels + {self.pairs:g} x fidelity loss on the pairs of one picture",
             "batch": f"{self.batch} pictures x {self.group} variants, crops of {self.size} pixels, turned, colours permuted",
         }  # fmt: skip
@@ -195,17 +195,17 @@ def _quiet() -> None:
 
 
 @cache
-def _maker(toolbox: str) -> tuple[Maker, str]:
-    opened = Toolbox.load(toolbox).with_weights_only()
-    return Maker(opened), toolbox_digest(opened)
+def _maker(names: tuple[str, ...]) -> tuple[Maker, str]:
+    toolbox = tools_of(names)
+    return Maker(toolbox), toolbox_digest(toolbox)
 
 
-def _make(task: tuple[str, Pictures, float, int, int, Path, float]) -> None:
+def _make(task: tuple[tuple[str, ...], Pictures, float, int, int, Path, float]) -> None:
     """Written beside and renamed, so that a file is whole or is not there."""
-    toolbox, pictures, photos, seed, index, path, until = task
+    toolboxes, pictures, photos, seed, index, path, until = task
     if time.monotonic() > until:
         return
-    maker, digest = _maker(toolbox)
+    maker, digest = _maker(toolboxes)
     rng = np.random.Generator(np.random.PCG64([seed, 1000, index]))
     clean = pictures.draw(rng, VIEW, photos, vivid=0.3)  # a colour or an exposure that is too strange is not a 5
     variants = maker.make(clean, rng)
@@ -216,6 +216,12 @@ def _make(task: tuple[str, Pictures, float, int, int, Path, float]) -> None:
             kinds=np.array([v.kind for v in variants]), made=np.array([v.made for v in variants]), toolbox=np.array(digest),
         )  # fmt: skip
     beside.replace(path)
+
+
+def tools_of(names: Sequence[str]) -> Toolbox:
+    """The tools of several toolboxes, those of one name once; the ones whose weights are not there are left out."""
+    tools = {tool.name: tool for name in names for tool in Toolbox.load(name).with_weights_only()}
+    return Toolbox("+".join(names), tools.values())
 
 
 def toolbox_digest(toolbox: Toolbox) -> str:

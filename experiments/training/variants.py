@@ -59,7 +59,7 @@ class Maker:
     """Makes variants with the tools of one toolbox. A tool that fails leaves the image as it was, as in the environment."""
 
     def __init__(self, toolbox: Toolbox) -> None:
-        self.tools = list(toolbox.with_weights_only())
+        self.tools = list(toolbox)
         self.pool = LocalPool(cache_bytes=0)
         self.pool.add(*self.tools)
 
