@@ -33,7 +33,7 @@ from experiments.training.trainer import Job, Plan, TrainingError
 from experiments.training.variants import Maker
 from pool.errors import describe
 from rewards.levels import LEVELS, expectation, soft_labels
-from rewards.scorer_network import VIEW, ScorerNetwork
+from rewards.scorer_network import VIEW, ScorerNetwork, statistics
 from tir_env.images.operations import Image, crop_at
 from tir_env.images.sources import generated, skimage_photos
 from tir_env.tools import Toolbox
@@ -41,64 +41,76 @@ from tir_env.tools import Toolbox
 
 @dataclass
 class Scorer(Job):
-    """A batch is `batch` clean pictures, `group` variants of each, one crop and one turn for all of a group."""
+    """A batch is `batch` clean pictures, `group` variants of each, seen in the same view: whole, or a crop, turned, recoloured.
+
+    The network's statistics are fixed, so they are computed once for each view; what is trained are the layers behind them.
+    """
 
     name: str = "pocket-deqa"
     toolboxes: tuple[str, ...] = ("pocket", "classical")
     pictures: Pictures = field(default_factory=Pictures)
     count: int = 800  # clean pictures
-    steps: int = 8000
-    share: float = 25.0
+    views: int = 4  # of each
+    steps: int = 6000
+    share: float = 15.0
     rate: float = 2e-3
     decay: float = 1e-2
-    batch: int = 5
-    group: int = 7
+    batch: int = 16
+    group: int = 8
     size: int = 96  # of a crop
     pairs: float = 1.0  # weight of the loss on pairs
     photos: float = 0.7
     files: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        self._read: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": {}}
+
     def prepare(self, plan: Plan) -> None:
-        """A file for each clean picture and its variants. Interrupted, it goes on; with a budget it takes a third of it at most."""
+        """Two files for each clean picture: its variants, and what the network's statistics make of their views.
+
+        Interrupted, it goes on; with a budget it takes two thirds of it at most, since the training itself needs little.
+        """
         folder = plan.states / f"{self.name}-pictures-{plan.seed}"
         folder.mkdir(parents=True, exist_ok=True)
         wanted = [folder / f"{index:05d}.npz" for index in range(self.count)]
-        missing = [(path, index) for index, path in enumerate(wanted) if not path.exists()]
-        until = time.monotonic() + plan.budget / 3 if plan.budget else float("inf")
-        tasks = [(self.toolboxes, self.pictures, self.photos, plan.seed, index, path, until) for path, index in missing]
+        until = time.monotonic() + plan.budget * 2 / 3 if plan.budget else float("inf")
+        tasks = [(self, plan.seed, index, path, until) for index, path in enumerate(wanted) if not _numbers(path).exists()]
         about = f"{self.name}: pictures"
-        if plan.workers > 1 and len(missing) > plan.workers:
+        if plan.workers > 1 and len(tasks) > plan.workers:
             # Spawned: a forked child of a process whose PyTorch has threads may hang.
             with ProcessPoolExecutor(plan.workers, get_context("spawn"), _quiet) as workers:
                 deque(track(workers.map(_make, tasks), about, total=len(tasks)), maxlen=0)
-        elif missing:
+        elif tasks:
             deque(track(map(_make, tasks), about, total=len(tasks)), maxlen=0)
-        self.files = tuple(path for path in wanted if path.exists())
+        self.files = tuple(path for path in wanted if _numbers(path).exists())
 
     def network(self) -> nn.Module:
         return ScorerNetwork()
 
     def sample(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        images, maps = read_variants(self.files[int(rng.integers(len(self.files)))])
-        chosen = rng.choice(np.arange(1, len(images)), self.group, replace=False)
+        path = self.files[int(rng.integers(len(self.files)))]
+        if path not in self._read:
+            self._read[path] = read_arrays(_numbers(path), "numbers", "labels")
+        numbers, labels = self._read[path]
+        view = int(rng.integers(numbers.shape[1]))
+        chosen = rng.choice(np.arange(1, len(numbers)), self.group, replace=False)
         if rng.random() < 0.7:
             chosen[0] = 0  # the clean one
-        corner = rng.integers(VIEW - self.size + 1, size=2)
-        first, blocks = np.round(corner / ratings.BLOCK).astype(int), self.size // ratings.BLOCK
-        way, colours = int(rng.integers(8)), rng.permutation(3)
-        labels = [ratings.label(maps[i][:, first[0] : first[0] + blocks, first[1] : first[1] + blocks]) for i in chosen]
-        scores, spreads = np.array(labels, np.float32).T
-        crops = [turn(crop_at(images[i], self.size, (corner[0], corner[1])), way)[..., colours] for i in chosen]
+        scores, spreads = labels[chosen, view].T
         return {
-            "images": torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2),  # [group, 3, size, size]
+            "numbers": torch.from_numpy(numbers[chosen, view]),  # [group, statistics]
             "scores": torch.from_numpy(scores),
             "spreads": torch.from_numpy(spreads),
             "labels": torch.from_numpy(soft_labels(scores, spreads)).float(),  # [group, 5]
         }
 
     def loss(self, network: nn.Module, batch: Any) -> torch.Tensor:
-        images = batch["images"].flatten(0, 1).float().div_(255).contiguous(memory_format=torch.channels_last)
-        logits = network(images).float().unflatten(0, batch["scores"].shape)  # [pictures, group, 5]
+        logits = (
+            network.judge(batch["numbers"].flatten(0, 1)).float().unflatten(0, batch["scores"].shape)
+        )  # [pictures, group, 5]
         kl = nn.functional.kl_div(logits.log_softmax(-1), batch["labels"], reduction="none").sum(-1).mean()
         return kl + self.pairs * fidelity(logits, batch["scores"], batch["spreads"])
 
@@ -129,16 +141,17 @@ class Scorer(Job):
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
         path = folder / "rewards" / "weights" / f"{self.name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
-        save_file({key: value.contiguous() for key, value in state.items()}, path, metadata={"recipe": self.name})
+        save_file(
+            {key: value.contiguous() for key, value in network.state_dict().items()}, path, metadata={"recipe": self.name}
+        )
         size = sum(parameter.numel() for parameter in network.parameters())
         recipe = {
-            "architecture": f"four stages of residual blocks, {size:,} parameters, kept in half precision",
+            "architecture": f"statistics of fixed filters at four scales, three layers behind them, {size:,} parameters",
             "labels": "0.4 PSNR + 0.4 SSIM + 0.2 GMSD, each mapped to 1..5; std from their disagreement (`ratings.py`)",
             "pictures": f"{len(self.files)} clean ones, {_census(self.files)} (`variants.py`)",
             "tools": f"those of {' and '.join(self.toolboxes)}, digests {_toolboxes(self.files)}",
             "loss": f"KL to Gaussian soft labels + {self.pairs:g} x fidelity loss on the pairs of one picture",
-            "batch": f"{self.batch} pictures x {self.group} variants, crops of {self.size} pixels, turned, colours permuted",
+            "batch": f"{self.batch} pictures x {self.group} variants, {self.views} views each (whole, and crops of {self.size} pixels)",
         }  # fmt: skip
         about = "A no-reference quality score 1 to 5 after DeQA-Score's recipe, in small: a reward for pocket runs."
         write_card(path, self.name, about, recipe, facts)
@@ -177,11 +190,10 @@ def held_out() -> list[Image]:
     return crops
 
 
-def read_variants(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [K, VIEW, VIEW, 3], the clean one first, and their maps [K, 4, ...]."""
+def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
     try:
         with np.load(path) as made:
-            return made["images"], made["maps"]
+            return tuple(made[name] for name in names)
     except Exception as error:  # numpy and zipfile raise many kinds for a file that is cut short
         raise TrainingError(path, f"cannot be read ({describe(error)[:100]})", "Delete it; it is made again.") from error
 
@@ -200,21 +212,48 @@ def _maker(names: tuple[str, ...]) -> tuple[Maker, str]:
     return Maker(toolbox), toolbox_digest(toolbox)
 
 
-def _make(task: tuple[tuple[str, ...], Pictures, float, int, int, Path, float]) -> None:
-    """Written beside and renamed, so that a file is whole or is not there."""
-    toolboxes, pictures, photos, seed, index, path, until = task
+def _make(task: tuple[Scorer, int, int, Path, float]) -> None:
+    """The variants of one picture, and the statistics and labels of its views."""
+    job, seed, index, path, until = task
     if time.monotonic() > until:
         return
-    maker, digest = _maker(toolboxes)
-    rng = np.random.Generator(np.random.PCG64([seed, 1000, index]))
-    clean = pictures.draw(rng, VIEW, photos, vivid=0.3)  # a colour or an exposure that is too strange is not a 5
-    variants = maker.make(clean, rng)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    with beside.open("wb") as file:
-        np.savez(
-            file, images=np.stack([v.image for v in variants]), maps=np.stack([ratings.measure(v.image, clean) for v in variants]),
+    if not path.exists():
+        maker, digest = _maker(job.toolboxes)
+        rng = np.random.Generator(np.random.PCG64([seed, 1000, index]))
+        clean = job.pictures.draw(rng, VIEW, job.photos, vivid=0.3)  # a colour or an exposure that is too strange is not a 5
+        variants = maker.make(clean, rng)
+        _write(
+            path, images=np.stack([v.image for v in variants]), maps=np.stack([ratings.measure(v.image, clean) for v in variants]),
             kinds=np.array([v.kind for v in variants]), made=np.array([v.made for v in variants]), toolbox=np.array(digest),
         )  # fmt: skip
+    images, maps = read_arrays(path, "images", "maps")
+    rng = np.random.Generator(np.random.PCG64([seed, 2000, index]))
+    seen = [view(images, maps, VIEW if number == 0 else job.size, rng) for number in range(job.views)]
+    numbers, labels = (np.stack(parts, axis=1) for parts in zip(*seen, strict=True))
+    _write(_numbers(path), numbers=numbers, labels=labels)
+
+
+def view(images: np.ndarray, maps: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One crop of all variants, turned and with its colours exchanged: statistics [K, all], score and spread [K, 2]."""
+    top, left = (int(v) for v in rng.integers(VIEW - size + 1, size=2))
+    way, colours = int(rng.integers(8)), rng.permutation(3)
+    crops = np.stack([turn(crop_at(image, size, (top, left)), way)[..., colours] for image in images])
+    with torch.inference_mode():
+        numbers = statistics(torch.from_numpy(crops).permute(0, 3, 1, 2).float().div(255)).numpy()
+    row, column, blocks = round(top / ratings.BLOCK), round(left / ratings.BLOCK), size // ratings.BLOCK
+    labels = [ratings.label(each[:, row : row + blocks, column : column + blocks]) for each in maps]
+    return numbers, np.array(labels, np.float32)
+
+
+def _numbers(path: Path) -> Path:
+    return path.with_suffix(".numbers.npz")
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
+    """Beside it and renamed, so that a file is whole or is not there."""
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    with beside.open("wb") as file:
+        np.savez(file, **arrays)
     beside.replace(path)
 
 

@@ -14,11 +14,12 @@ from scipy.special import ndtr
 from experiments import bench_scorer
 from experiments.training import ratings
 from experiments.training.pictures import Pictures
-from experiments.training.scorer import Scorer, fidelity, read_variants, tools_of
+from experiments.training.scorer import Scorer, fidelity, read_arrays, tools_of, view
 from experiments.training.trainer import Plan, TrainingError, train
 from experiments.training.variants import OVERDOING, Maker, sharpen, smooth
 from rewards import Metric
 from rewards.pocket_deqa import PocketDeqa
+from rewards.scorer_network import ScorerNetwork
 from tests.conftest import FakeEngine
 from tir_env.images import Image, write_image
 from tir_env.images.generate import dead_leaves
@@ -140,7 +141,8 @@ def test_three_steps_and_three_more_on_pictures_made_once(job: Scorer, tmp_path:
     train(job, plan)
     made = {path: path.stat().st_mtime_ns for path in job.files}
     assert len(made) == 2
-    job.files[1].unlink()
+    for path in (job.files[1], job.files[1].with_suffix(".numbers.npz")):
+        path.unlink()
     job.steps = 6
     network, progress = train(job, plan)
     assert progress.step == 6
@@ -150,7 +152,7 @@ def test_three_steps_and_three_more_on_pictures_made_once(job: Scorer, tmp_path:
     elsewhere = replace(job, files=())
     elsewhere.prepare(Plan(states=tmp_path / "elsewhere", workers=0))
     for ours, theirs in zip(job.files, elsewhere.files, strict=True):
-        assert np.array_equal(read_variants(ours)[0], read_variants(theirs)[0])
+        assert np.array_equal(*(read_arrays(path, "images")[0] for path in (ours, theirs)))
 
     job.ship(network, tmp_path, {"seed": 0, "steps": 6, "figures": {"some figure": 1.0}})
     scorer = PocketDeqa(tmp_path / "rewards" / "weights" / "pocket-deqa.safetensors")
@@ -161,20 +163,29 @@ def test_three_steps_and_three_more_on_pictures_made_once(job: Scorer, tmp_path:
     assert "some figure" in card
 
 
-def test_labels_of_a_sample_belong_to_its_crops(job: Scorer, tmp_path: Path) -> None:
+def test_a_view_has_the_statistics_and_labels_of_its_crop(clean: Image) -> None:
+    images = np.stack([clean, smooth(clean, 2)])
+    maps = np.stack([ratings.measure(image, clean) for image in images])
+    numbers, labels = view(images, maps, 128, np.random.default_rng(0))
+    assert numbers.shape == (2, ScorerNetwork().norm.num_features)
+    assert labels.tolist() == pytest.approx(np.array([ratings.label(m) for m in maps]))
+    numbers, labels = view(images, maps, 96, np.random.default_rng(0))
+    assert labels[0].tolist() == pytest.approx([5, ratings.SPREAD])
+    assert labels[1, 0] < 4
+
+
+def test_labels_of_a_sample_are_soft_labels_of_its_scores(job: Scorer, tmp_path: Path) -> None:
     job.prepare(Plan(states=tmp_path / "states", workers=0))
-    _, maps = read_variants(job.files[0])
-    assert ratings.label(maps[0])[0] == 5
     sample = job.sample(np.random.default_rng(1))
-    assert sample["images"].shape == (3, 3, 96, 96)
-    assert sample["labels"].sum(-1).tolist() == pytest.approx([1, 1, 1])
-    assert sample["labels"] @ torch.arange(5.0, 0, -1) == pytest.approx(sample["scores"], abs=0.01)
+    assert sample["numbers"].shape[0] == job.group
+    assert sample["labels"].sum(-1).tolist() == pytest.approx([1] * job.group)
+    assert (sample["labels"] @ torch.arange(5.0, 0, -1)).tolist() == pytest.approx(sample["scores"].tolist(), abs=0.01)
 
 
 def test_a_damaged_picture_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "00000.npz").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(TrainingError, match="Delete it"):
-        read_variants(tmp_path / "00000.npz")
+        read_arrays(tmp_path / "00000.npz", "images")
 
 
 # --- the bench ---------------------------------------------------------------------------------------------------------------------
