@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pool import Model, Traits
+from pool import Traits
 from rewards.levels import expectation
-from rewards.quality import MetricError, Score
+from rewards.quality import MetricError, Score, Scorer
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ WHOLE = 1 << 20  # pixels: a larger image is seen through windows
 GRID, WINDOW = 4, 256  # windows a side, and their pixels
 
 
-class PocketDeqa(Model):
+class PocketDeqa(Scorer):
     """Items: (image, None), uint8 RGB of any size; a reference is not looked at. Results: `Score` in 1..5.
 
     Every pixel counts and nothing is shrunk. Pictures with a side under 96 pixels are enlarged first, so that a thumbnail is

@@ -31,9 +31,7 @@ class Pictures:
     `colour` says the same of tints and saturation.
     """
 
-    def __init__(
-        self, leaves: int = 400, seed: int = 0, shrink: float = 0.3, light: float = 1.0, colour: float = 1.0
-    ) -> None:
+    def __init__(self, leaves: int = 400, seed: int = 0, shrink: float = 0.3, light: float = 1.0, colour: float = 1.0) -> None:
         self.leaves, self.seed, self.shrink, self.light, self.colour = leaves, seed, shrink, light, colour
 
     def __getstate__(self) -> dict[str, float]:
