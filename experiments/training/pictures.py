@@ -27,14 +27,15 @@ LEAVES = 256  # pixels a side
 class Pictures:
     """Draws clean training pictures of any size. The same generator state gives the same picture on every machine.
 
-    `shrink`: the least that photographs are scaled by. `light`: how freely exposure and contrast change, 1 in full, 0 not at all.
+    `shrink`: the least that photographs are scaled by. `light`: how freely exposure and contrast change, 1 in full, 0 not at all;
+    `colour` says the same of tints and saturation.
     """
 
-    def __init__(self, leaves: int = 400, seed: int = 0, shrink: float = 0.3, light: float = 1.0) -> None:
-        self.leaves, self.seed, self.shrink, self.light = leaves, seed, shrink, light
+    def __init__(self, leaves: int = 400, seed: int = 0, shrink: float = 0.3, light: float = 1.0, colour: float = 1.0) -> None:
+        self.leaves, self.seed, self.shrink, self.light, self.colour = leaves, seed, shrink, light, colour
 
     def __getstate__(self) -> dict[str, float]:
-        return {"leaves": self.leaves, "seed": self.seed, "shrink": self.shrink, "light": self.light}
+        return {"leaves": self.leaves, "seed": self.seed, "shrink": self.shrink, "light": self.light, "colour": self.colour}
 
     @cached_property
     def _photos(self) -> dict[str, Image]:
@@ -74,7 +75,7 @@ class Pictures:
         if side != size:
             method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
             window = np.asarray(cv2.resize(window, (size, size), interpolation=method), np.uint8)
-        return recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light)
+        return recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light, self.colour)
 
 
 def turn(image: Image, which: int) -> Image:
@@ -83,14 +84,16 @@ def turn(image: Image, which: int) -> Image:
     return np.ascontiguousarray(image[:, ::-1] if which >= 4 else image)
 
 
-def recolour(image: Image, rng: np.random.Generator, monochrome: bool = False, light: float = 1.0) -> Image:
-    """Other colours, exposure and contrast: few photographs have to stand for many."""
+def recolour(
+    image: Image, rng: np.random.Generator, monochrome: bool = False, light: float = 1.0, colour: float = 1.0
+) -> Image:
+    """Other colours, exposure and contrast: few photographs have to stand for many. `light` and `colour` say how far from their own."""
     values = image[..., rng.permutation(3)].astype(np.float32) / 255
     if monochrome or rng.random() < 0.5:
-        values = values * rng.uniform(0.75, 1.25, 3).astype(np.float32)
+        values = values * rng.uniform(1 - 0.25 * colour, 1 + 0.25 * colour, 3).astype(np.float32)
     if rng.random() < 0.5:
         grey = values.mean(axis=2, keepdims=True)
-        values = grey + (values - grey) * np.float32(rng.uniform(0.3, 1.5))
+        values = grey + (values - grey) * np.float32(rng.uniform(0.3**colour, 1.5**colour))
     if rng.random() < 0.5:
         values = np.clip(values, 0, 1) ** np.float32(rng.uniform(0.7**light, 1.4**light))
     return quantize(values * np.float32(rng.uniform(0.8**light, 1.1**light) * 255))

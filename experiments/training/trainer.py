@@ -44,6 +44,9 @@ class Job(ABC):
     start: str = ""  # the job whose finished network this one begins from
     fraction: float = 0.0  # how far its training is; kept by `train`
 
+    def prepare(self, plan: Plan) -> None:  # noqa: B027 (optional)
+        """Make what `sample` reads, if it reads anything; go on with what is there. Called once, before training."""
+
     @abstractmethod
     def network(self) -> nn.Module: ...
 
@@ -109,6 +112,7 @@ class Samples(Dataset[Any]):
 
 def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda progress: None) -> tuple[nn.Module, Progress]:
     """Train `job`, going on from a saved state if there is one. Returns the averaged network, ready for use."""
+    job.prepare(plan)
     torch.manual_seed(plan.seed)
     device = torch.device(plan.device)
     network = job.network().to(device).to(memory_format=torch.channels_last)
