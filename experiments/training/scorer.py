@@ -139,8 +139,11 @@ class Scorer(Job):
             "variants below the clean picture": float(np.mean(np.concatenate(below))),
         }
 
+    def file(self, folder: Path) -> Path:
+        return folder / "rewards" / "weights" / f"{self.name}.safetensors"
+
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
-        path = folder / "rewards" / "weights" / f"{self.name}.safetensors"
+        path = self.file(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(
             {key: value.contiguous() for key, value in network.state_dict().items()}, path, metadata={"recipe": self.name}
