@@ -108,7 +108,7 @@ class Scorer(Job):
             "labels": torch.from_numpy(soft[chosen, view]),  # [group, 5]
         }
 
-    def loss(self, network: nn.Module, batch: Any) -> torch.Tensor:
+    def loss(self, network: Any, batch: Any) -> torch.Tensor:
         logits = (
             network.judge(batch["numbers"].flatten(0, 1)).float().unflatten(0, batch["scores"].shape)
         )  # [pictures, group, 5]
@@ -257,7 +257,7 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
     """Beside it and renamed, so that a file is whole or is not there."""
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     with beside.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     beside.replace(path)
 
 
