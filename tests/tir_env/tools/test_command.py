@@ -33,7 +33,12 @@ def test_list_prints_every_tool_that_ships(name, capsys):
     assert main(ListTools(name)) == 0
     text = capsys.readouterr().out
     assert "tools: " in text
-    known = {"pocket": "dehaze/nafnet", "classical": "denoise/nlm", "full": "super_resolve/diffbir", "rl-restore": "deblur/tool01"}
+    known = {
+        "pocket": "dehaze/nafnet",
+        "classical": "denoise/nlm",
+        "full": "super_resolve/diffbir",
+        "rl-restore": "deblur/tool01",
+    }
     assert known[name] in text
 
 
