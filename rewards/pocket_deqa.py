@@ -6,6 +6,7 @@ A small network gives one probability to each of excellent, good, fair, poor, ba
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
     from rewards.scorer_network import ScorerNetwork
 
 WEIGHTS = Path(__file__).parent / "weights" / "pocket-deqa.safetensors"
-WHOLE = 1 << 20  # pixels: a larger image is seen through windows
-GRID, WINDOW = 4, 256  # windows a side, and their pixels
+WINDOW = 128  # pixels a side, about: what the network was trained on
+MOST = 8  # windows a side: of larger images only so many, spread evenly
 
 
 class PocketDeqa(Scorer):
     """Items: (image, None), uint8 RGB of any size; a reference is not looked at. Results: `Score` in 1..5.
 
-    Every pixel counts and nothing is shrunk. Pictures with a side under 96 pixels are enlarged first, so that a thumbnail is
-    worth no more than what it shows; of pictures above a megapixel sixteen windows in fixed places are rated and averaged.
+    Nothing is shrunk: an image is cut into windows of about 128 pixels a side, each is rated, and the mean counts. Pictures with a
+    side under 96 pixels are enlarged first, so that a thumbnail is worth no more than what it shows; of pictures above a megapixel
+    64 windows in fixed places count.
     """
 
     metric = "pocket-deqa"
@@ -76,15 +78,20 @@ class PocketDeqa(Scorer):
 
 
 def windows(image: np.ndarray) -> Iterator[np.ndarray]:
-    """The image itself, or of one above `WHOLE` pixels a regular grid of windows from corner to corner."""
-    height, width = image.shape[:2]
-    if height * width <= WHOLE:
-        yield image
-        return
-    tops, lefts = (np.linspace(0, max(0, side - WINDOW), GRID).round().astype(int) for side in (height, width))
-    for top in np.unique(tops):
-        for left in np.unique(lefts):
-            yield image[top : top + WINDOW, left : left + WINDOW]
+    """All of the image in windows of about one size, or of a large one a regular grid of them from corner to corner."""
+    rows, columns = (list(_spans(side)) for side in image.shape[:2])
+    for top, bottom in rows:
+        for left, right in columns:
+            yield image[top:bottom, left:right]
+
+
+def _spans(side: int) -> Iterator[tuple[int, int]]:
+    count = max(1, round(side / WINDOW))
+    if count > MOST:
+        starts = np.linspace(0, side - WINDOW, MOST).round().astype(int)
+        return zip(starts, starts + WINDOW, strict=True)
+    edges = np.linspace(0, side, count + 1).round().astype(int)
+    return itertools.pairwise(edges)
 
 
 def read_network(path: Path) -> ScorerNetwork:

@@ -76,11 +76,15 @@ MIXED = tuple(case for name in SUITES if name.startswith(("mio100", "restore-r1"
 
 
 def draw_case(rng: np.random.Generator, weak: float = 0.5) -> Case:
-    """None to four degradations in any order, or a case of the papers; each weaker than theirs with probability `weak`."""
-    if rng.random() < 0.3:
+    """A case of the papers, or none to four degradations in any order.
+
+    Each degradation is weaker than the papers' with probability `weak`, in the papers' cases with half of it.
+    """
+    if rng.random() < 0.6:
         names: Sequence[str] = MIXED[int(rng.integers(len(MIXED)))].degradations
+        weak = weak / 2
     else:
-        count = int(rng.choice(5, p=[0.14, 0.36, 0.28, 0.14, 0.08]))
+        count = int(rng.choice(5, p=[0.2, 0.4, 0.22, 0.12, 0.06]))
         names = [str(name) for name in rng.choice(DEGRADATIONS, count, replace=False)]
     stages = []
     for name in names:
@@ -106,7 +110,7 @@ class PocketClip(Job):
     rate: float = 1.5e-3
     batch: int = 16
     levels: float = 1.0  # weight of the loss over the five levels
-    pictures: Pictures = field(default_factory=lambda: Pictures(leaves=150, shrink=0.45, light=0.5))
+    pictures: Pictures = field(default_factory=lambda: Pictures(leaves=150, shrink=0.45, light=0.5, flaws=True))
 
     def network(self) -> nn.Module:
         import open_clip

@@ -6,13 +6,16 @@ every weight that ships; its monochrome ones, which are in no part, are tinted a
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import skimage.data
 
+from tir_env.degradations.single import jpeg
 from tir_env.images.generate import dead_leaves
 from tir_env.images.operations import Image, quantize
 from tir_env.images.reading import read_image
@@ -24,18 +27,24 @@ RARE = {"retina": 0.3, "hubble_deep_field": 0.3, "immunohistochemistry": 0.5, "m
 LEAVES = 256  # pixels a side
 
 
+@dataclass
 class Pictures:
     """Draws clean training pictures of any size. The same generator state gives the same picture on every machine.
 
     `shrink`: the least that photographs are scaled by. `light`: how freely exposure and contrast change, 1 in full, 0 not at all;
-    `colour` says the same of tints and saturation.
+    `colour` says the same of tints, saturation and exchanged channels. With `flaws` they are as `flawed`
+    makes them: who learns to see degradations must not take a camera's grain for one.
     """
 
-    def __init__(self, leaves: int = 400, seed: int = 0, shrink: float = 0.3, light: float = 1.0, colour: float = 1.0) -> None:
-        self.leaves, self.seed, self.shrink, self.light, self.colour = leaves, seed, shrink, light, colour
+    leaves: int = 400
+    seed: int = 0
+    shrink: float = 0.3
+    light: float = 1.0
+    colour: float = 1.0
+    flaws: bool = False
 
-    def __getstate__(self) -> dict[str, float]:
-        return {"leaves": self.leaves, "seed": self.seed, "shrink": self.shrink, "light": self.light, "colour": self.colour}
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # not the photographs
 
     @cached_property
     def _photos(self) -> dict[str, Image]:
@@ -75,7 +84,8 @@ class Pictures:
         if side != size:
             method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
             window = np.asarray(cv2.resize(window, (size, size), interpolation=method), np.uint8)
-        return recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light, self.colour)
+        image = recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light, self.colour)
+        return flawed(image, rng) if self.flaws else image
 
 
 def turn(image: Image, which: int) -> Image:
@@ -88,7 +98,8 @@ def recolour(
     image: Image, rng: np.random.Generator, monochrome: bool = False, light: float = 1.0, colour: float = 1.0
 ) -> Image:
     """Other colours, exposure and contrast: few photographs have to stand for many. `light` and `colour` say how far from their own."""
-    values = image[..., rng.permutation(3)].astype(np.float32) / 255
+    channels = rng.permutation(3)
+    values = (image[..., channels] if rng.random() < colour else image).astype(np.float32) / 255
     if monochrome or rng.random() < 0.5:
         values = values * rng.uniform(1 - 0.25 * colour, 1 + 0.25 * colour, 3).astype(np.float32)
     if rng.random() < 0.5:
@@ -97,3 +108,16 @@ def recolour(
     if rng.random() < 0.5:
         values = np.clip(values, 0, 1) ** np.float32(rng.uniform(0.7**light, 1.4**light))
     return quantize(values * np.float32(rng.uniform(0.8**light, 1.1**light) * 255))
+
+
+def flawed(image: Image, rng: np.random.Generator) -> Image:
+    """As cameras deliver clean photographs: often a little soft, a little grainy, kept as JPEG of high quality."""
+    values = image.astype(np.float32)
+    if rng.random() < 0.4:
+        values = cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 0.8)))
+    if rng.random() < 0.6:
+        grain = rng.normal(size=image.shape[:2])[..., None] + 0.5 * rng.normal(size=image.shape)
+        values = values + grain.astype(np.float32) * np.float32(rng.uniform(0.5, 5))
+    if rng.random() < 0.6:
+        return jpeg(quantize(values), {"quality": int(rng.integers(80, 98))})
+    return quantize(values)

@@ -222,6 +222,7 @@ def recipes() -> list[Restoration]:
         ),
         Restoration(
             "dejpeg", "drunet", (Choice.of("jpeg"),), decibels=True, share=14, photos=0.9, align=8,
+            pictures=Pictures(colour=0.3),  # JPEG keeps brightness better than colour: natural colours matter here
             about="JPEG of quality 10 to 30, as the last thing that happened.",
         ),
         Restoration(

@@ -48,8 +48,10 @@ class Scorer(Job):
 
     name: str = "pocket-deqa"
     toolboxes: tuple[str, ...] = ("pocket", "classical")
-    pictures: Pictures = field(default_factory=lambda: Pictures(light=0.3, colour=0.3))  # what is too strange is not a 5
-    count: int = 250  # clean pictures
+    pictures: Pictures = field(
+        default_factory=lambda: Pictures(light=0.3, colour=0.3, flaws=True)
+    )  # what is too strange is not a 5
+    count: int = 500  # clean pictures
     views: int = 4  # of each
     steps: int = 3000
     share: float = 15.0
@@ -151,7 +153,7 @@ class Scorer(Job):
         size = sum(parameter.numel() for parameter in network.parameters())
         recipe = {
             "architecture": f"statistics of fixed filters at four scales, three layers behind them, {size:,} parameters",
-            "labels": "0.4 PSNR + 0.4 SSIM + 0.2 GMSD, each mapped to 1..5; std from their disagreement (`ratings.py`)",
+            "labels": f"{_raters()}, each mapped to 1..5; std from their disagreement (`ratings.py`)",
             "pictures": f"{len(self.files)} clean ones, {_census(self.files)} (`variants.py`)",
             "tools": f"those of {' and '.join(self.toolboxes)}, digests {_toolboxes(self.files)}",
             "loss": f"KL to Gaussian soft labels + {self.pairs:g} x fidelity loss on the pairs of one picture",
@@ -274,6 +276,10 @@ def toolbox_digest(toolbox: Toolbox) -> str:
         file = tool.engine.weights.found() if tool.engine.weights else None
         parts.append(f"{tool.name} {hashlib.sha256(file.read_bytes()).hexdigest() if file else ''}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _raters() -> str:
+    return " + ".join(f"{weight:g} {name}" for weight, name in zip(ratings.WEIGHTS, ("PSNR", "SSIM", "GMSD"), strict=True))
 
 
 def _census(files: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from pool import Call, LoadFailed, LocalPool
 from rewards import MetricError
-from rewards.pocket_deqa import GRID, WEIGHTS, WHOLE, WINDOW, PocketDeqa, windows
+from rewards.pocket_deqa import MOST, WEIGHTS, WINDOW, PocketDeqa, windows
 from tir_env.degradations import Case, Stage, degrade
 from tir_env.images import Image
 
@@ -79,14 +79,18 @@ def test_the_same_image_has_the_same_score_alone_and_among_others(scorer: Pocket
     assert alone.raw == alone.value
 
 
-def test_large_images_are_seen_through_windows_from_corner_to_corner() -> None:
+def test_windows_cover_the_image_and_large_ones_from_corner_to_corner() -> None:
+    rows, columns = np.mgrid[:320, :480]
+    seen = list(windows(np.dstack([rows, columns, rows])))
+    assert sum(window.shape[0] * window.shape[1] for window in seen) == 320 * 480
+    assert {window.shape for window in seen} == {(160, 120, 3)}
     rows, columns = np.mgrid[:1200, :1800]
     seen = list(windows(np.dstack([rows, columns, rows])))
-    assert [window.shape for window in seen] == [(WINDOW, WINDOW, 3)] * GRID**2
+    assert [window.shape for window in seen] == [(WINDOW, WINDOW, 3)] * MOST**2
     assert seen[0][0, 0, :2].tolist() == [0, 0]
     assert seen[-1][-1, -1, :2].tolist() == [1199, 1799]
-    strip = np.zeros((100, WHOLE // 100 + 1, 3), np.uint8)
-    assert [window.shape for window in windows(strip)] == [(100, WINDOW, 3)] * GRID
+    strip = np.zeros((100, 3000, 3), np.uint8)
+    assert [window.shape for window in windows(strip)] == [(100, WINDOW, 3)] * MOST
 
 
 def test_it_travels_without_its_network(scorer: PocketDeqa, photo: Image) -> None:
