@@ -13,9 +13,6 @@ Everything that is done is kept under --out: run it again to go on.
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +26,9 @@ from rich.table import Table
 
 from agents.agent import observer_for, play
 from agents.opening import open_agent
+from experiments.cells import Cells, train_run
 from experiments.console import at_least, main
-from experiments.runs import CONFIG
-from pool import Call, Pool, Problem, connect
-from tir_env.files import write_aside
+from pool import Call, Pool, connect
 from tir_env.images.operations import Image
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Start
@@ -72,7 +68,8 @@ class Bench:
 def bench(settings: Bench) -> None:
     at_least(1, seeds=settings.seeds, patches=settings.patches, exhaustive=settings.exhaustive, iterations=settings.iterations)
     Toolbox.load("rl-restore").with_weights_only()  # says what is missing before an hour is spent
-    cells = Cells(settings.out / "cells.json", settings)
+    told = {name: getattr(settings, name) for name in ("test_images", "patches", "iterations", "images", "episodes", "encoder")}
+    cells = Cells(settings.out / "cells.json", told)
     with connect(settings.pool) as pool:
         worlds = {level: test_world(level, settings, pool) for level in LEVELS}
         for level, world in worlds.items():
@@ -83,24 +80,6 @@ def bench(settings: Bench) -> None:
     console = Console()
     console.print(table(cells.done, settings))
     console.print(f"figures: {cells.path}")
-
-
-class Cells:
-    """What has been computed, by name; kept after each."""
-
-    def __init__(self, path: Path, settings: Bench) -> None:
-        self.path = path
-        told = {"test_images": settings.test_images, "patches": settings.patches, "iterations": settings.iterations}
-        told |= {"images": settings.images, "episodes": settings.episodes, "encoder": settings.encoder}
-        self.done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": told}
-        if self.done["settings"] != told:
-            raise Problem(path, f"holds results of other settings ({self.done['settings']})", "Choose another --out.")
-
-    def fill(self, name: str, compute: Any) -> None:
-        if name not in self.done:
-            print(f"{name} ...", flush=True)
-            self.done[name] = compute()
-            write_aside(self.path, lambda path: path.write_text(json.dumps(self.done, indent=1) + "\n"))
 
 
 def test_world(level: str, settings: Bench, pool: Pool) -> World:
@@ -114,19 +93,12 @@ def test_world(level: str, settings: Bench, pool: Pool) -> World:
 
 def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, list[float]]:
     """PSNR of every test patch after the trained agent. The training is a run like any other, resumed if it is there."""
-    folder = settings.out / "runs" / f"{algo}-{seed}"
-    script = str(Path(__file__).with_name("run.py"))
-    if (folder / CONFIG).exists():
-        command = [sys.executable, script, "--resume", str(folder)]
-    else:
-        command = [
-            sys.executable, script, "--algo", algo, "--policy", "clip_mlp", "--seed", str(seed), "--out", str(folder),
-            "--toolbox", "rl-restore", "--suite", "rl-restore", "--images", settings.images, "--test-images", "skimage",
-            "--reward", "gain:psnr", "--metrics", "psnr", "--horizon", str(DEPTH), "--crop", str(SIDE),
-            "--iterations", str(settings.iterations), "--episodes", str(settings.episodes), "--encoder", settings.encoder,
-            "--pool", settings.pool, "--test-episodes", "24",
-        ]  # fmt: skip
-    subprocess.run(command, check=True)
+    folder = train_run(
+        settings.out / "runs" / f"{algo}-{seed}", "--algo", algo, "--policy", "clip_mlp", "--seed", seed, "--toolbox", "rl-restore",
+        "--suite", "rl-restore", "--images", settings.images, "--test-images", "skimage", "--reward", "gain:psnr", "--metrics", "psnr",
+        "--horizon", DEPTH, "--crop", SIDE, "--iterations", settings.iterations, "--episodes", settings.episodes,
+        "--encoder", settings.encoder, "--pool", settings.pool, "--test-episodes", "24",
+    )  # fmt: skip
     results = {}
     for level, world in worlds.items():
         agent = open_agent(str(folder), world)

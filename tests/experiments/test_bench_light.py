@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.bench_light import DEPTH, LEVELS, Bench, Cells, bounds, greedy_oracle, sequences, table
+from experiments.bench_light import DEPTH, LEVELS, Bench, bounds, greedy_oracle, sequences, table
+from experiments.cells import Cells
 from pool import Problem
 from tests.conftest import fake_toolbox
 from tir_env.images.operations import Image
@@ -58,7 +59,7 @@ def test_bounds_are_ordered(world: World) -> None:
 
 
 def test_cells_are_computed_once_and_other_settings_refused(tmp_path: Path) -> None:
-    settings = Bench("skimage", patches=2)
+    settings = {"patches": 2, "out": tmp_path}
     cells = Cells(tmp_path / "cells.json", settings)
     count = itertools.count()
     for _ in range(2):
@@ -66,7 +67,7 @@ def test_cells_are_computed_once_and_other_settings_refused(tmp_path: Path) -> N
         cells = Cells(tmp_path / "cells.json", settings)
     assert (cells.done["a"], next(count)) == (0, 1)
     with pytest.raises(Problem, match="other settings"):
-        Cells(tmp_path / "cells.json", Bench("skimage", patches=3))
+        Cells(tmp_path / "cells.json", {**settings, "patches": 3})
 
 
 def test_the_table_says_how_much_of_the_way_was_gone() -> None:
