@@ -51,7 +51,7 @@ class Scorer(Job):
     pictures: Pictures = field(
         default_factory=lambda: Pictures(light=0.3, colour=0.3, flaws=True)
     )  # what is too strange is not a 5
-    count: int = 500  # clean pictures
+    count: int = 400  # clean pictures
     views: int = 4  # of each
     steps: int = 3000
     share: float = 15.0
