@@ -11,7 +11,7 @@ from pool import Problem
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
-FORMS = "random, none, a tool such as denoise/nlm, several as denoise/nlm+dejpeg/dct, or the folder of a run"
+FORMS = "random, none, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
 
 
 def open_agent(spec: str, world: World, seed: int = 0) -> Agent:

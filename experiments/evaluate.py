@@ -2,7 +2,7 @@
 
     python experiments/evaluate.py --agent out/run --suite restore-r1-iv --images FOLDER
     python experiments/evaluate.py --agent random --toolbox pocket --json random.json
-    python experiments/evaluate.py --agent denoise/nlm+dejpeg/dct --suite noise+jpeg
+    python experiments/evaluate.py --agent denoise/drunet+dejpeg/drunet --suite noise+jpeg
 
 Toolbox, horizon and crop are those that a trained agent was trained with, unless they are given. You see one line for each case and one
 for all. `calls` are tool calls, `policy calls` executions of the policy, both per image; seconds are wall time per image with
@@ -36,7 +36,7 @@ from tir_env.world import World
 @dataclass
 class Evaluate:
     agent: str
-    """The folder of a run, random, none, a tool such as denoise/nlm, or several in a row joined by +."""
+    """The folder of a run, random, none, a tool such as denoise/drunet, or several in a row joined by +."""
     suite: str = "mio100-a"
     """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
     images: str = "skimage"

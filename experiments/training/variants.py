@@ -78,6 +78,7 @@ class Maker:
         for _ in range(overdone):
             base = start if rng.random() < 0.6 else made[int(rng.integers(len(made)))]
             made.append(overdo(base, rng))
+        made += [Variant(touch(clean, rng), "overdone", f"clean > {name}") for name, touch in TOUCHES]
         sized = [start, *(Variant(resize_like(v.image, clean), v.kind, v.made, v.degradations) for v in made)]
         return list({digest(v.image): v for v in reversed(sized)}.values())[::-1]  # a tool that does nothing makes no variant
 
@@ -206,4 +207,11 @@ OVERDOING: dict[str, tuple[Callable[[Image, Rng], Image], float]] = {  # name: (
     "gamma": (lambda image, rng: gamma(image, float(rng.choice([rng.uniform(0.35, 0.8), rng.uniform(1.3, 2.5)]))), 1),
     "cast": (lambda image, rng: cast(image, rng.uniform(0.7, 1.3, 3)), 0.7),
 }
+# Each once on every clean picture: so little that a scorer easily takes it for an improvement.
+TOUCHES: tuple[tuple[str, Callable[[Image, Rng], Image]], ...] = (
+    ("a little smooth", lambda image, rng: smooth(image, float(rng.uniform(0.4, 0.9)))),
+    ("smooth", lambda image, rng: smooth(image, float(rng.uniform(0.8, 1.8)))),
+    ("smooth colours", lambda image, rng: paint(image, float(rng.uniform(0.5, 2)))),
+    ("a little sharper", lambda image, rng: sharpen(image, float(rng.uniform(0.3, 1.2)), float(rng.uniform(0.7, 2)))),
+)
 _CHANCES = np.array([weight for _, weight in OVERDOING.values()]) / sum(weight for _, weight in OVERDOING.values())

@@ -1,4 +1,4 @@
-"""evaluate.py and restore.py as a user runs them, with an agent that was never trained."""
+"""evaluate.py and restore.py as a user calls them, with an agent that was never trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
 from agents.clip_mlp.network import Actor, Shape
 from experiments.reporting import summary
 from tests.agents.encoders import Statistics
-from tests.experiments.test_scripts import script
+from tests.experiments.test_scripts import within
 from tir_env.images import Image, read_image, write_image
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -41,7 +41,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_says_what_became_of_each_image(agent: Path, tmp_path: Path) -> None:
-    done = script(
+    done = within(
         "evaluate.py", "--agent", agent, "--toolbox", agent / "small.yaml", "--suite", "dark+noise", "--episodes", 6,
         "--json", tmp_path / "e.json", "--figures", tmp_path,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def test_evaluate_says_what_became_of_each_image(agent: Path, tmp_path: Path) ->
 
 
 def test_no_tool_gains_nothing(agent: Path, tmp_path: Path) -> None:
-    done = script(
+    done = within(
         "evaluate.py", "--agent", "none", "--toolbox", agent / "small.yaml", "--episodes", 4, "--json", tmp_path / "e.json"
     )
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     write_image(photos / "one.png", photo[:100, :150])
     write_image(photos / "deeper" / "two.png", photo[100:190, :120])
     (photos / "broken.png").write_bytes(b"no picture")
-    done = script("restore.py", photos, "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "out")
+    done = within("restore.py", photos, "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "left out" in done.stdout
     assert "broken.png" in done.stdout
@@ -89,7 +89,7 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     ("command", "reason"),
     [
         (("evaluate.py", "--agent", "/tmp"), "holds no trained agent"),
-        (("evaluate.py", "--agent", "denoise/nlmm"), "Did you mean 'denoise/nlm'"),
+        (("evaluate.py", "--agent", "denoise/dctt"), "Did you mean 'denoise/dct'"),
         (("evaluate.py", "--agent", "none", "--episodes", 0), "at least 1"),
         (("restore.py", "/none.png", "--agent", "none"), "no such file"),
         (("restore.py", "/", "--agent", "none", "--metrics", "psnr"), "psnr"),
@@ -102,7 +102,7 @@ def test_mistakes_are_one_line(command: tuple[object, ...], reason: str, tmp_pat
     if command[1] == "/":
         write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
         command = ("restore.py", tmp_path / "a.png", *command[2:])
-    done = script(*command)
+    done = within(*command)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert reason in done.stderr

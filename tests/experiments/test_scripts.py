@@ -1,9 +1,12 @@
-"""The scripts run as a user runs them: in a process of their own, small."""
+"""The scripts run as a user runs them, small: in a process of their own, or where nothing depends on it in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +17,28 @@ from tests.conftest import ROOT
 from tir_env.images import read_image
 
 
-def script(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def script(*args: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "experiments" / str(args[0])), *map(str, args[1:])]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+
+
+def within(*args: object) -> subprocess.CompletedProcess[str]:
+    """As `script`, in this process: to start Python and PyTorch anew takes longer than many a script."""
+    command = [str(ROOT / "experiments" / str(args[0])), *map(str, args[1:])]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("what", [("cases", "--suite", "restore-r1-i"), ("extremes",)])
 def test_show_draws_contact_sheets(tmp_path: Path, what: tuple[str, ...]) -> None:
-    done = script("show.py", *what, "--out", tmp_path / "sheet.png")
+    done = within("show.py", *what, "--out", tmp_path / "sheet.png")
     assert done.returncode == 0, done.stderr
     assert read_image(tmp_path / "sheet.png").std() > 10
 
@@ -64,7 +80,7 @@ def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None
     ],
 )
 def test_more_mistakes(command: tuple[object, ...]) -> None:
-    done = script(*command)
+    done = within(*command)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
