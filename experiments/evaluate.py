@@ -104,6 +104,9 @@ def evaluate(settings: Evaluate) -> None:
     console.print(show(rows, settings.metrics))
     usage = "  ".join(f"{tool} {share:.0%}" for tool, share in list(whole["usage"].items())[:12])
     console.print(f"decisions: {usage}")
+    for name, row in rows.items():
+        tasks = "  ".join(f"{task} {share:.0%}" for task, share in row["tasks"].items())
+        console.print(f"images on which a tool ran, {name}: {tasks or 'none'}")
     console.print(
         f"per image: {whole['calls']:.2f} tool calls, {whole['policy calls']:.2f} policy calls, "
         f"{whole['seconds per image']:.3f} s with {settings.at_once} side by side; {whole['failures']:.0f} failures in all"

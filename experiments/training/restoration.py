@@ -208,6 +208,10 @@ _AFTER_BLUR = {"jpeg": 1.0, "noise": 1.0, "haze": 0.7, "dark": 0.7}
 _WEAK_NOISE = {"kind": "gaussian", "sigma": (3.0, 25.0)}
 
 
+# Photographs as they come, where it matters that brightness varies more than colour does, and that not all fine detail is to be kept.
+NATURAL = Pictures(colour=0.3, flaws=True)
+
+
 def _among(degradation: str, pure: float, after: Mapping[str, float]) -> tuple[Choice, ...]:
     """`degradation` alone, and followed by each of `after`."""
     return (Choice.of(degradation, pure), *(Choice.of(f"{degradation}+{name}", weight) for name, weight in after.items()))
@@ -217,12 +221,12 @@ def recipes() -> list[Restoration]:
     """All restoration networks that ship, in the order in which they are trained."""
     return [
         Restoration(
-            "denoise", "drunet", (Choice.of("noise"),), decibels=True, share=16, steps=12000,
+            "denoise", "drunet", (Choice.of("noise"),), decibels=True, share=16, steps=12000, pictures=NATURAL,
             about="Strong noise, as the suites draw it; blurs where there is little noise.",
         ),
         Restoration(
             "dejpeg", "drunet", (Choice.of("jpeg"),), decibels=True, share=14, photos=0.9, align=8,
-            pictures=Pictures(colour=0.3),  # JPEG keeps brightness better than colour: natural colours matter here
+            pictures=NATURAL,
             about="JPEG of quality 10 to 30, as the last thing that happened.",
         ),
         Restoration(

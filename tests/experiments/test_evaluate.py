@@ -49,6 +49,7 @@ def test_evaluate_says_what_became_of_each_image(agent: Path, tmp_path: Path) ->
     data = json.loads((tmp_path / "e.json").read_text())
     assert data["all"]["calls"] == data["all"]["policy calls"] == 3
     assert data["all"]["usage"] == {"brighten/shift": 1.0}
+    assert data["all"]["tasks"] == {"brighten": 1.0}
     assert [e["tools"] for e in data["episodes"]] == [["brighten/shift"] * 3] * 6
     gains = [e["after"]["psnr"] - e["before"]["psnr"] for e in data["episodes"]]
     assert data["all"]["psnr gain"] == pytest.approx(np.mean(gains))

@@ -17,6 +17,7 @@ import pytest
 from experiments.run import Run
 from experiments.runs import RunFolder
 from tests.conftest import ROOT
+from tests.experiments.test_scripts import within
 from tir_env.images import read_image
 from tir_env.trajectory import Trajectory
 
@@ -40,11 +41,15 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def begin(tmp_path: Path, name: str, *more: object) -> subprocess.Popen[str]:
+    return start(*options(tmp_path, name), *more)
+
+
+def options(tmp_path: Path, name: str) -> tuple[object, ...]:
     (tmp_path / "tools.yaml").write_text(TOOLS)
-    return start(
+    return (
         "--algo", "ppo", "--reward", "mar:metrics=psnr+ssim", "--toolbox", tmp_path / "tools.yaml", "--suite", "dark",
         "--images", "skimage", "--crop", 32, "--encoder", "tests.agents.encoders:Statistics", "--iterations", ITERATIONS,
-        "--episodes", 8, "--minibatch", 16, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name, *more,
+        "--episodes", 8, "--minibatch", 16, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name,
     )  # fmt: skip
 
 
@@ -111,15 +116,15 @@ def test_killed_at_a_random_moment_it_goes_on_as_if_nothing_had_happened(whole: 
     assert told(tmp_path / "run") == told(whole[0])
 
 
-def test_ctrl_c_says_how_to_go_on(whole: tuple[Path, str], tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = begin(tmp_path, "run")
     wait_for_rows(tmp_path / "run", process, 2)
     process.send_signal(signal.SIGINT)
     said = ended(process, 130)
-    assert f"is saved. Go on: python experiments/run.py --resume {tmp_path / 'run'}" in said
+    done = RunFolder(tmp_path / "run").last_checkpoint()[0]
+    assert done >= 1
+    assert f"iteration {done} is saved. Go on: python experiments/run.py --resume {tmp_path / 'run'}" in said
     assert "Traceback" not in said
-    ended(start("--resume", tmp_path / "run"))
-    assert told(tmp_path / "run") == told(whole[0])
 
 
 def test_grpo_trains_the_same_agent_and_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -127,6 +132,7 @@ def test_grpo_trains_the_same_agent_and_a_folder_in_use_is_left_alone(tmp_path: 
         begin(tmp_path, "run", "--algo", "grpo", "--policy", "clip_mlp", "--group", 4, "--iterations", 2, "--pool", "ray")
     )
     assert "grpo clip_mlp" in said
-    said = ended(begin(tmp_path, "run"), 2)
-    assert said.startswith("error: ")
-    assert "holds a run already. Go on with it: --resume" in said
+    done = within("run.py", *options(tmp_path, "run"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "holds a run already. Go on with it: --resume" in done.stderr
