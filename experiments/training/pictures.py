@@ -111,13 +111,17 @@ def recolour(
 
 
 def flawed(image: Image, rng: np.random.Generator) -> Image:
-    """As cameras deliver clean photographs: often a little soft, a little grainy, kept as JPEG of high quality."""
+    """As cameras deliver clean photographs: often grainy, the grain as soft as the picture, sharpened again, kept as JPEG."""
     values = image.astype(np.float32)
+    if rng.random() < 0.7:
+        grain = rng.normal(size=image.shape[:2])[..., None] + 0.6 * rng.normal(size=image.shape)
+        values = values + grain.astype(np.float32) * np.float32(rng.uniform(0.5, 8))
+    if rng.random() < 0.6:
+        values = cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 0.9)))
     if rng.random() < 0.4:
-        values = cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 0.8)))
+        values = values + np.float32(rng.uniform(0.2, 1)) * (
+            values - cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.8, 1.5)))
+        )
     if rng.random() < 0.6:
-        grain = rng.normal(size=image.shape[:2])[..., None] + 0.5 * rng.normal(size=image.shape)
-        values = values + grain.astype(np.float32) * np.float32(rng.uniform(0.5, 5))
-    if rng.random() < 0.6:
-        return jpeg(quantize(values), {"quality": int(rng.integers(80, 98))})
+        return jpeg(quantize(values), {"quality": int(rng.integers(75, 98))})
     return quantize(values)
