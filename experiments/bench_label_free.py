@@ -72,9 +72,9 @@ def bench(settings: Bench) -> None:
     with connect(settings.pool) as pool:
         worlds = {suite: test_world(suite, settings, pool) for suite in SETTINGS}
         for name, seed in (("none", 0), *(("random", seed) for seed in range(settings.seeds))):
-            cells.fill(f"{name} {seed}", lambda name=name, seed=seed: qualities(name, settings, worlds, seed))
+            cells.fill(f"{name} {seed}", qualities, name, settings, worlds, seed)
         for seed, reward in itertools.product(range(settings.seeds), settings.rewards):
-            cells.fill(f"{reward} {seed}", lambda reward=reward, seed=seed: trained(reward, seed, settings, worlds))
+            cells.fill(f"{reward} {seed}", trained, reward, seed, settings, worlds)
     console = Console()
     for table in (settings_table(cells.done, settings), rewards_table(cells.done, settings), steps_table(cells.done, settings)):
         console.print(table)
@@ -98,7 +98,7 @@ def trained(reward: str, seed: int, settings: Bench, worlds: dict[str, World]) -
 
 def qualities(name: str, settings: Bench, worlds: dict[str, World], seed: int) -> dict[str, Any]:
     """Per setting: each metric's value for every image, before and after each step; and how many tools were called."""
-    out = {}
+    out: dict[str, dict[str, Any]] = {}
     for suite, world in worlds.items():
         agent: Agent = open_agent(name, world, seed)
         starts = [world.draw(0, number) for number in range(settings.tests)]

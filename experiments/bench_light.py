@@ -74,9 +74,9 @@ def bench(settings: Bench) -> None:
         worlds = {level: test_world(level, settings, pool) for level in LEVELS}
         for level, world in worlds.items():
             starts = [world.draw(0, k) for k in range(settings.patches)]
-            cells.fill(f"bounds {level}", lambda world=world, starts=starts: bounds(world, starts, settings.exhaustive))
+            cells.fill(f"bounds {level}", bounds, world, starts, settings.exhaustive)
         for algo, seed in itertools.product(settings.algos, range(settings.seeds)):
-            cells.fill(f"{algo} {seed}", lambda algo=algo, seed=seed: trained(algo, seed, settings, worlds))
+            cells.fill(f"{algo} {seed}", trained, algo, seed, settings, worlds)
     console = Console()
     console.print(table(cells.done, settings))
     console.print(f"figures: {cells.path}")

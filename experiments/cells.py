@@ -24,10 +24,11 @@ class Cells:
         if self.done["settings"] != told:
             raise Problem(path, f"holds results of other settings ({self.done['settings']})", "Choose another --out.")
 
-    def fill(self, name: str, compute: Callable[[], Any]) -> None:
+    def fill(self, name: str, compute: Callable[..., Any], *arguments: Any) -> None:
+        """`compute(*arguments)`, if it is not there."""
         if name not in self.done:
             print(f"{name} ...", flush=True)
-            self.done[name] = compute()
+            self.done[name] = compute(*arguments)
             write_aside(self.path, lambda path: path.write_text(json.dumps(self.done, indent=1) + "\n"))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import skimage.data
+from numpy.typing import NDArray
 
 from tir_env.degradations.single import jpeg
 from tir_env.images.generate import dead_leaves
@@ -117,11 +118,13 @@ def flawed(image: Image, rng: np.random.Generator) -> Image:
         grain = rng.normal(size=image.shape[:2])[..., None] + 0.6 * rng.normal(size=image.shape)
         values = values + grain.astype(np.float32) * np.float32(rng.uniform(0.5, 8))
     if rng.random() < 0.6:
-        values = cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 0.9)))
+        values = _blurred(values, float(rng.uniform(0.3, 0.9)))
     if rng.random() < 0.4:
-        values = values + np.float32(rng.uniform(0.2, 1)) * (
-            values - cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.8, 1.5)))
-        )
+        values = values + np.float32(rng.uniform(0.2, 1)) * (values - _blurred(values, float(rng.uniform(0.8, 1.5))))
     if rng.random() < 0.6:
         return jpeg(quantize(values), {"quality": int(rng.integers(75, 98))})
     return quantize(values)
+
+
+def _blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32)

@@ -38,7 +38,7 @@ def torch_function(forward: Forward, module: torch.nn.Module, tool: Tool) -> Fun
     device = torch.device("cuda" if tool.traits.gpu and torch.cuda.is_available() else "cpu")
     half = tool.traits.half and device.type == "cuda"
     # Images come with their channels last; kernels in the same order make convolutions half as fast again on a CPU.
-    module.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    module.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
 
     def function(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255
