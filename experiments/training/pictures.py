@@ -31,14 +31,15 @@ LEAVES = 256  # pixels a side
 class Pictures:
     """Draws clean training pictures of any size. The same generator state gives the same picture on every machine.
 
-    `shrink`: the least that photographs are scaled by. `light`: how freely exposure and contrast change, 1 in full, 0 not at all;
-    `colour` says the same of tints, saturation and exchanged channels. With `flaws` they are as `flawed`
-    makes them: who learns to see degradations must not take a camera's grain for one.
+    `shrink`, `most`: the least and the most that photographs are scaled by; at full size many are soft. `light`: how freely
+    exposure and contrast change, 1 in full, 0 not at all; `colour` says the same of tints, saturation and exchanged channels.
+    With `flaws` they are as `flawed` makes them: who learns to see degradations must not take a camera's grain for one.
     """
 
     leaves: int = 400
     seed: int = 0
     shrink: float = 0.3
+    most: float = 1.0
     light: float = 1.0
     colour: float = 1.0
     flaws: bool = False
@@ -77,7 +78,7 @@ class Pictures:
         height, width = source.shape[:2]
         # Shrinking by area averaging: small windows of large photographs are soft, shrunk ones have a photograph's full detail.
         smallest = max(size / min(height, width), self.shrink)
-        scale = float(rng.uniform(smallest, 1)) if smallest < 1 else smallest
+        scale = float(rng.uniform(smallest, max(smallest, self.most))) if smallest < 1 else smallest
         side = min(round(size / scale), height, width)
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         window = source[top : top + side, left : left + side]
