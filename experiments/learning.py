@@ -139,6 +139,6 @@ def display(console: Console, iterations: int, done: int) -> Iterator[Any]:
             if not console.is_terminal and (number % stride == 0 or number == iterations):
                 seconds = time.perf_counter() - began
                 left = seconds / (number - done) * (iterations - number)
-                console.print(f"iteration {number}/{iterations}  {figures}  {seconds:.0f} s, {left:.0f} s left")
+                console.print(f"iteration {number}/{iterations}  {figures}  {seconds:.0f} s, {left:.0f} s left", soft_wrap=True)
 
         yield show

@@ -136,7 +136,7 @@ def run(settings: Run) -> None:
     workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
     try:
         with workplace as place:
-            console.print(f"{place.describe()}; everything goes to {folder.path}")
+            console.print(f"{place.describe()}; everything goes to {folder.path}", soft_wrap=True)
             place.train(folder, console)
             agent = ClipMlpAgent.load(folder.path / "agent")
             compare(settings, place.world("test"), agent, folder, console)
@@ -177,7 +177,7 @@ def compare(settings: Run, world: World, agent: ClipMlpAgent, folder: RunFolder,
         rows[name] = summary(results[name], settings.metrics, time.perf_counter() - began)
     singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rows[name]["reward"])
     shown = {name: rows[name] for name in (trained, "random", "no tool")}
-    shown |= {f"best single: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}
+    shown |= {f"best: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}
     console.print(f"{len(starts)} starts on {len(world.images)} photographs that training never saw ({world.images.name})")
     console.print(table(shown, settings.metrics, bold=trained))
     for message, count in Counter(f.message for each in results.values() for t in each for f in t.failures).most_common(3):

@@ -48,9 +48,8 @@ class Scorer(Job):
 
     name: str = "pocket-deqa"
     toolboxes: tuple[str, ...] = ("pocket", "classical")
-    pictures: Pictures = field(
-        default_factory=lambda: Pictures(light=0.3, colour=0.3, flaws=True)
-    )  # what is too strange is not a 5
+    # What is soft or strange is no 5.
+    pictures: Pictures = field(default_factory=lambda: Pictures(most=0.6, light=0.3, colour=0.3, flaws=True))
     count: int = 400  # clean pictures
     views: int = 4  # of each
     steps: int = 3000

@@ -85,7 +85,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
     folder, said = whole
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in said
-    for row in ("ppo clip_mlp", "random", "no tool", "best single"):
+    for row in ("ppo clip_mlp", "random", "no tool", "best: brighten/"):
         assert row in said
     rows, table = told(folder)
     assert [row["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
