@@ -35,8 +35,10 @@ WORSE = {
 }
 
 
-# Strict: weights that see it make the test fail until the mark is taken away.
-NOT_YET = pytest.mark.xfail(strict=True, reason="the first weights, twelve minutes on a shared core, do not see it yet")
+# What it cannot do, said where it can be found. Strict: weights that can make the test fail until the mark is taken away.
+NOT_YET = pytest.mark.xfail(
+    strict=True, reason="statistics of fixed filters do not tell it from a photograph that is like that"
+)
 UNSEEN = {"level blur", "jpeg"}
 
 
