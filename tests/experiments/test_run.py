@@ -37,7 +37,14 @@ TIMES = ("seconds", "tool_calls_per_second", "seconds per image")  # what no two
 def start(*arguments: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, preexec_fn=hears_ctrl_c
+    )
+
+
+def hears_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so do all its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def begin(tmp_path: Path, name: str, *more: object) -> subprocess.Popen[str]:
