@@ -9,7 +9,6 @@ Results are kept case by case in the JSON file: run it again to go on.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench_tools import one_core, scores
+from experiments.cells import continued
 from experiments.console import at_least, main, write_json
-from pool import Call, Problem, connect
+from pool import Call, connect
 from tir_env.degradations import degrade, open_suite
 from tir_env.images.operations import crop_at
 from tir_env.images.sources import open_images
@@ -56,7 +56,8 @@ def run(settings: Settings) -> None:
     photos = list(open_images(settings.images))
     photos = photos[: settings.limit or len(photos)]
     cases = {case.name: case for suite in settings.suites for case in open_suite(suite)}
-    results = _resume(settings)
+    told = {key: getattr(settings, key) for key in ("images", "toolbox", "crop", "seed")}
+    results = continued(settings.json, told, gains={})
     gains: dict[str, list[dict[str, float]]] = results["gains"]
     with connect(settings.pool, cache_bytes=0) as pool:
         pool.add(*toolbox)
@@ -116,16 +117,6 @@ def show(figures: dict[str, Any]) -> None:
         tasks.add_row(task, row["fixed"].split("/")[1], *numbers, str(row["images"]), wins)
     console.print(first, tasks)
     console.print(f"loss of the best fixed tool per task, mean over tasks: {figures['loss']:.2f} dB", highlight=False)
-
-
-def _resume(settings: Settings) -> dict[str, Any]:
-    same = {key: getattr(settings, key) for key in ("images", "toolbox", "crop", "seed")}
-    if settings.json.is_file():
-        results: dict[str, Any] = json.loads(settings.json.read_text(encoding="utf-8"))
-        if results.get("settings") != same:
-            raise Problem(settings.json, f"holds results of other settings ({results.get('settings')})", "Name another file.")
-        return results
-    return {"settings": same, "gains": {}}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ run it again to go on, or with a larger --limit.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from rich.table import Table
 from scipy.stats import rankdata, spearmanr
 
 from experiments.bench_tools import SIZES, one_core, scores
+from experiments.cells import continued
 from experiments.console import main, write_json
 from experiments.training.variants import MIXED, SINGLE, WEAK, sharpen, smooth
-from pool import Model, Problem
+from pool import Model
 from rewards.pocket_deqa import PocketDeqa
 from rewards.quality import Metric
 from tir_env.degradations import Case, degrade
@@ -65,7 +65,8 @@ def bench(options: Options) -> None:
     toolbox = Toolbox.load(options.toolbox).with_weights_only()
     photos = list(open_images(options.images))
     photos = photos[: options.limit or len(photos)]
-    results = _resume(options)
+    told = {name: getattr(options, name) for name in ("images", "seed", "mixed", "tools", "toolbox")}
+    results = continued(options.json, told, images={})
     scorer, rivals = PocketDeqa(), [Metric(name) for name in RIVALS]
     for model in (scorer, *rivals):
         model.load()
@@ -199,18 +200,6 @@ def table(results: dict[str, Any], count: int) -> Table:
     for size, value in results["ms"].items():
         view.add_row(f"ms for {size}", f"{value:.1f}", "", "")
     return view
-
-
-def _resume(options: Options) -> dict[str, Any]:
-    settings = {
-        "images": options.images, "seed": options.seed, "mixed": options.mixed, "tools": options.tools, "toolbox": options.toolbox,
-    }  # fmt: skip
-    if options.json.is_file():
-        results: dict[str, Any] = json.loads(options.json.read_text())
-        if results.get("settings") == settings:
-            return results
-        raise Problem(options.json, f"holds results of other settings ({results.get('settings')})", "Name another file.")
-    return {"settings": settings, "images": {}}
 
 
 if __name__ == "__main__":

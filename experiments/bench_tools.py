@@ -8,7 +8,6 @@ image on one core. Results are kept image by image in the JSON file: run it agai
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from experiments.console import main
-from pool import Problem
+from experiments.cells import continued
+from experiments.console import main, write_json
 from tir_env.degradations import Case, degrade
 from tir_env.images.operations import Image, resize_like
 from tir_env.images.sources import open_images
@@ -51,7 +50,7 @@ def bench(options: Options) -> None:
     toolbox = Toolbox.load(options.toolbox).with_weights_only()
     photos = list(open_images(options.images))
     photos = photos[: options.limit or len(photos)]
-    results = _resume(options)
+    results = continued(options.json, {"images": options.images, "seed": options.seed}, images={}, seconds={})
     for number, photo in enumerate(photos):
         missing = [tool for tool in toolbox if photo.name not in results["images"].get(tool.name, {})]
         for task in {tool.task for tool in missing}:
@@ -61,11 +60,11 @@ def bench(options: Options) -> None:
                 if tool.task == task:
                     results["images"].setdefault(tool.name, {})[photo.name] = gains(tool, spoilt, photo.image, before)
         if missing:
-            _write(options.json, results)
+            write_json(options.json, results)
     for tool in toolbox:
         if tool.name not in results["seconds"]:
             results["seconds"][tool.name] = seconds(tool, photos[0].image, options.seed)
-    _write(options.json, results)
+    write_json(options.json, results)
     names = {photo.name for photo in photos}
     console = Console()
     Console(width=None if console.is_terminal else 140).print(table(toolbox, results, names))
@@ -127,23 +126,6 @@ def table(toolbox: Toolbox, results: dict[str, Any], names: set[str]) -> Table:
         times = [f"{results['seconds'][tool.name][size] * 1e3:.1f}" for size in SIZES]
         view.add_row(tool.name, *cells, *times, str(len(rows)))
     return view
-
-
-def _resume(options: Options) -> dict[str, Any]:
-    settings = {"images": options.images, "seed": options.seed}
-    if options.json.is_file():
-        results: dict[str, Any] = json.loads(options.json.read_text())
-        if results.get("settings") == settings:
-            return results
-        raise Problem(options.json, f"holds results of other settings ({results.get('settings')})", "Name another file.")
-    return {"settings": settings, "images": {}, "seconds": {}}
-
-
-def _write(path: Path, results: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1))
-    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -9,27 +9,38 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.console import write_json
 from experiments.runs import CONFIG
 from pool import Problem
-from tir_env.files import write_aside
+
+
+def continued(path: Path, settings: Mapping[str, Any], **empty: Any) -> dict[str, Any]:
+    """What an earlier call left in `path`, or {"settings": ..., **empty}. A file that belongs to other settings is refused."""
+    told = json.loads(json.dumps(dict(settings), default=str))  # as it will be read again
+    if not path.exists():
+        return {"settings": told, **empty}
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem(path, f"is no JSON file ({error})", "Delete it, or name another one.") from error
+    if not isinstance(results, dict) or results.get("settings") != told:
+        there = results.get("settings") if isinstance(results, dict) else "none"
+        raise Problem(path, f"holds results of other settings ({there})", "Name another file or folder.")
+    return {**empty, **results}
 
 
 class Cells:
     """What has been computed, by name, in a JSON file that belongs to `settings`."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path = path
-        told = json.loads(json.dumps(dict(settings), default=str))  # as it will be read again
-        self.done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": told}
-        if self.done["settings"] != told:
-            raise Problem(path, f"holds results of other settings ({self.done['settings']})", "Choose another --out.")
+        self.path, self.done = path, continued(path, settings)
 
     def fill(self, name: str, compute: Callable[..., Any], *arguments: Any) -> None:
         """`compute(*arguments)`, if it is not there."""
         if name not in self.done:
             print(f"{name} ...", flush=True)
             self.done[name] = compute(*arguments)
-            write_aside(self.path, lambda path: path.write_text(json.dumps(self.done, indent=1) + "\n"))
+            write_json(self.path, self.done)
 
 
 def train_run(folder: Path, *options: object) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from pool import Problem
+from tir_env.files import write_aside
 
 Settings = TypeVar("Settings")
 
@@ -53,6 +54,7 @@ def at_least(low: int, **values: int) -> None:
 
 
 def write_json(path: Path | None, data: Any) -> None:
+    """Whole or not at all, so that what a killed script leaves can be read."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
+        text = json.dumps(data, indent=1, default=str) + "\n"
+        write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -68,6 +68,9 @@ def test_cells_are_computed_once_and_other_settings_refused(tmp_path: Path) -> N
     assert (cells.done["a"], next(count)) == (0, 1)
     with pytest.raises(Problem, match="other settings"):
         Cells(tmp_path / "cells.json", {**settings, "patches": 3})
+    (tmp_path / "cells.json").write_text('{"settings": ')
+    with pytest.raises(Problem, match="is no JSON file"):
+        Cells(tmp_path / "cells.json", settings)
 
 
 def test_the_table_says_how_much_of_the_way_was_gone() -> None:
