@@ -32,8 +32,8 @@ class PocketDeqa(Scorer):
     """Items: (image, None), uint8 RGB of any size; a reference is not looked at. Results: `Score` in 1..5.
 
     Nothing is shrunk: an image is cut into windows of about 128 pixels a side, each is rated, and the mean counts. Pictures with a
-    side under 96 pixels are enlarged first, so that a thumbnail is worth no more than what it shows; of pictures above a megapixel
-    64 windows in fixed places count.
+    side under 96 pixels are enlarged first, to 256 or more, so that a thumbnail is worth no more than what it shows; of pictures
+    above a megapixel 64 windows in fixed places count.
     """
 
     metric = "pocket-deqa"
@@ -72,17 +72,18 @@ class PocketDeqa(Scorer):
         assert self._network is not None, "run() loads first"
         with torch.inference_mode():
             # One window at a time: a batch would compute in another order, and on a core it is no faster.
-            logits = [self._network(as_seen(_tensor(window).to(self._device))) for window in windows(image)]
+            seen = as_seen(_tensor(image).to(self._device))
+            logits = [self._network(seen[..., rows, columns]) for rows, columns in windows(*seen.shape[-2:])]
             score = float(expectation(torch.cat(logits).double()).mean())
         return Score(score, score)
 
 
-def windows(image: np.ndarray) -> Iterator[np.ndarray]:
-    """All of the image in windows of about one size, or of a large one a regular grid of them from corner to corner."""
-    rows, columns = (list(_spans(side)) for side in image.shape[:2])
-    for top, bottom in rows:
-        for left, right in columns:
-            yield image[top:bottom, left:right]
+def windows(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """All of an image in windows of about one size, or of a large one a regular grid of them from corner to corner."""
+    columns = [slice(*span) for span in _spans(width)]
+    for span in _spans(height):
+        for across in columns:
+            yield slice(*span), across
 
 
 def _spans(side: int) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 SCALES = 4
-SMALL, VIEW = 96, 128  # pixels
+SMALL, VIEW, CANVAS = 96, 128, 256  # pixels
 GREY = (0.299, 0.587, 0.114)
 FILTERS = (  # first and second differences along rows, columns and diagonals; Laplacian
     ((0, 0, 0), (0, -1, 1), (0, 0, 0)), ((0, 0, 0), (0, -1, 0), (0, 1, 0)),
@@ -48,13 +48,13 @@ class ScorerNetwork(nn.Module):
 def as_seen(image: torch.Tensor) -> torch.Tensor:
     """Small pictures are enlarged by a whole factor, bicubic, as a viewer enlarges them: a thumbnail is not a sharp photograph.
 
-    A picture whose shorter side is under `SMALL` comes to `VIEW` or more; any other is left as it is. DeQA-Score, too, scores on a
+    A picture whose shorter side is under `SMALL` comes to `CANVAS` or more; any other is left as it is. DeQA-Score, too, scores on a
     canvas of one size; here large pictures keep all their detail. [N, 3, H, W] in 0..1.
     """
     height, width = image.shape[-2:]
     if min(height, width) >= SMALL:
         return image
-    factor = math.ceil(VIEW / min(height, width))
+    factor = math.ceil(CANVAS / min(height, width))
     size = (height * factor, width * factor)
     return F.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(
         0, 1

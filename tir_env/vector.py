@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
     **Infos** are Gymnasium's: {"key": array, "_key": which environments have it}.
     """
 
-    _owns_world = False  # also before __init__ is through: Gymnasium closes what it deletes
+    # Also before __init__ is through: Gymnasium closes what it deletes.
+    _owns_world = False
+    _ahead: ThreadPoolExecutor | None = None
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
@@ -85,6 +88,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         self._episodes += 1
         self._clock = 0
         self.trajectories = self.world.begin([self._draw(i) for i in range(self.num_envs)])
+        self._look_ahead(range(self.num_envs))
         return self.observer.observe_batch(self.trajectories), self._infos()
 
     def seek(self, seed: int, episode: int = 0) -> None:
@@ -127,6 +131,14 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
     def _draw(self, i: int) -> Start:
         return self.world.draw(int(self._streams[i]), int(self._episodes[i]), self._pin)
 
+    def _look_ahead(self, indices: Sequence[int]) -> None:
+        """Read the photographs of the next episodes while the tools of these run. It saves time and changes no result."""
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1, "look-ahead")
+        for stream, episode in sorted({(int(self._streams[i]), int(self._episodes[i]) + 1) for i in indices}):
+            # Nobody waits for it: a photograph that cannot be read is an error when its turn comes.
+            self._ahead.submit(self.world.draw, stream, episode, self._pin)
+
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if not self.trajectories:
             raise Problem("step", "the episodes were never begun", "Call reset() first.")
@@ -145,6 +157,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             self._episodes[over] += 1
             for i, trajectory in zip(over, self.world.begin([self._draw(i) for i in over]), strict=True):
                 self.trajectories[i] = trajectory
+            self._look_ahead(over)
         terminated = np.zeros(self.num_envs, bool)
         terminated[self._over()] = True
         if self.on_episode:
@@ -169,6 +182,8 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         return infos
 
     def close_extras(self, **kwargs: Any) -> None:
+        if self._ahead is not None:
+            self._ahead.shutdown(cancel_futures=True)
         if self._owns_world:
             self.world.close()
 

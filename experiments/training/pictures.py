@@ -16,7 +16,7 @@ import numpy as np
 import skimage.data
 
 from tir_env.degradations.single import jpeg
-from tir_env.images.generate import dead_leaves
+from tir_env.images.generate import dead_leaves, leaf
 from tir_env.images.operations import Image, quantize
 from tir_env.images.reading import read_image
 from tir_env.images.sources import skimage_photos
@@ -25,6 +25,7 @@ MONOCHROME = ("camera", "brick", "grass", "gravel", "coins", "moon", "page")
 # How often a picture is drawn: medical and astronomical pictures have little in common with a user's photographs.
 RARE = {"retina": 0.3, "hubble_deep_field": 0.3, "immunohistochemistry": 0.5, "moon": 0.3, "page": 0.3}
 LEAVES = 256  # pixels a side
+LEAST = 4  # of a collage's piece
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Pictures:
 
     `shrink`, `most`: the least and the most that photographs are scaled by; at full size many are soft. `light`: how freely
     exposure and contrast change, 1 in full, 0 not at all; `colour` says the same of tints, saturation and exchanged channels.
+    `collages` is how often a picture is put together from pieces of many, for more kinds of detail side by side than so few
+    photographs have; `levels` how often its tones are stretched to nearly the whole range, as most photographs' are.
     With `flaws` they are as `flawed` makes them: who learns to see degradations must not take a camera's grain for one.
     """
 
@@ -42,6 +45,8 @@ class Pictures:
     most: float = 1.0
     light: float = 1.0
     colour: float = 1.0
+    collages: float = 0.0
+    levels: float = 0.0
     flaws: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,24 +74,52 @@ class Pictures:
 
     def draw(self, rng: np.random.Generator, size: int, photos: float = 0.65) -> Image:
         """A size x size picture: with probability `photos` from a photograph, else from dead leaves."""
+        if self.collages and rng.random() < self.collages:
+            image = turn(self._collage(rng, size, photos), int(rng.integers(8)))
+        else:
+            window, monochrome = self._window(rng, size, size, photos)
+            image = recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light, self.colour)
+        if self.levels and rng.random() < self.levels:
+            image = stretched(image, rng)
+        return flawed(image, rng) if self.flaws else image
+
+    def _window(self, rng: np.random.Generator, height: int, width: int, photos: float) -> tuple[Image, bool]:
+        """A part of a photograph or of dead leaves, at a scale of its own; whether it is monochrome."""
         monochrome = False
         if rng.random() < photos:
             name = str(rng.choice(list(self._photos), p=self._chances))
             source, monochrome = self._photos[name], name in MONOCHROME
         else:
             source = self._leaves(int(rng.integers(self.leaves)))
-        height, width = source.shape[:2]
+        full = source.shape[:2]
         # Shrinking by area averaging: small windows of large photographs are soft, shrunk ones have a photograph's full detail.
-        smallest = max(size / min(height, width), self.shrink)
+        smallest = max(height / full[0], width / full[1], self.shrink)
         scale = float(rng.uniform(smallest, max(smallest, self.most))) if smallest < 1 else smallest
-        side = min(round(size / scale), height, width)
-        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        window = source[top : top + side, left : left + side]
-        if side != size:
-            method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-            window = np.asarray(cv2.resize(window, (size, size), interpolation=method), np.uint8)
-        image = recolour(turn(window, int(rng.integers(8))), rng, monochrome, self.light, self.colour)
-        return flawed(image, rng) if self.flaws else image
+        rows, columns = min(round(height / scale), full[0]), min(round(width / scale), full[1])
+        top, left = int(rng.integers(full[0] - rows + 1)), int(rng.integers(full[1] - columns + 1))
+        window = source[top : top + rows, left : left + columns]
+        if (rows, columns) != (height, width):
+            method = cv2.INTER_AREA if rows > height else cv2.INTER_CUBIC
+            window = np.asarray(cv2.resize(window, (width, height), interpolation=method), np.uint8)
+        return window, monochrome
+
+    def _collage(self, rng: np.random.Generator, size: int, photos: float) -> Image:
+        """Three to fifteen ellipses and polygons on a ground, each filled from another place and in other colours."""
+
+        def piece(height: int, width: int) -> Image:
+            window, monochrome = self._window(rng, height, width, photos)
+            if rng.random() < 0.5:
+                window = window[:, ::-1]
+            return recolour(window, rng, monochrome, 2 * self.light, 1.5 * self.colour)
+
+        canvas = piece(size, size).astype(np.float64)
+        for _ in range(int(rng.integers(3, 16))):
+            found = leaf(rng, size, float(np.exp(rng.uniform(np.log(size / 10), np.log(size / 2)))))
+            if found is not None and min(found[1].shape) >= LEAST:
+                (top, left), cover = found
+                region = canvas[top : top + cover.shape[0], left : left + cover.shape[1]]
+                region += cover[..., None] * (piece(*cover.shape) - region)
+        return quantize(canvas)
 
 
 def turn(image: Image, which: int) -> Image:
@@ -109,6 +142,14 @@ def recolour(
     if rng.random() < 0.5:
         values = np.clip(values, 0, 1) ** np.float32(rng.uniform(0.7**light, 1.4**light))
     return quantize(values * np.float32(rng.uniform(0.8**light, 1.1**light) * 255))
+
+
+def stretched(image: Image, rng: np.random.Generator) -> Image:
+    """From nearly black to nearly white, all channels alike."""
+    values = image.astype(np.float32)
+    low, high = np.percentile(values @ np.float32([0.299, 0.587, 0.114]), (1, 99))
+    black, white = rng.uniform(0, 30), rng.uniform(205, 255)
+    return quantize((values - low) / max(high - low, 20) * (white - black) + black)
 
 
 def flawed(image: Image, rng: np.random.Generator) -> Image:

@@ -2,7 +2,7 @@
 
 Every task has a network for its own degradation, the suites' own; denoising and defocus have a second for it among others ("mixed"),
 which is weaker where the first is at home and holds where the first fails, and denoising a third for traces. Super-resolution has a
-faithful and a sharper one.
+faithful and a sharper one, and one for what was spoilt before it became small.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "nafnet": nafnet,
     "small_drunet": lambda: drunet((16, 24, 32, 32)),
     "compact": compact,
+    "small_compact": lambda: compact(40),
 }
 
 
@@ -265,6 +266,17 @@ def recipes() -> list[Restoration]:
             ),
             kind="compact", scale=4, size=128, context=256, batch=4, photos=0.8, sharp=0.15, share=8,
             about="Bicubic x4 of images that may be blurred: sharper, and not always truer.",
+        ),
+        Restoration(
+            "super_resolve", "compact_mixed",
+            (
+                Choice.of("low resolution", 0.5), Choice.of("motion blur+low resolution"), Choice.of("rain+low resolution"),
+                Choice.of("defocus blur+low resolution"), Choice.of("rain+noise+low resolution"),
+                Choice.of("haze+motion blur+low resolution"),
+            ),
+            undo=("low resolution", "motion blur", "defocus blur", "rain", "noise"), decibels=True,
+            kind="small_compact", scale=4, size=128, context=256, batch=4, photos=0.8, pictures=NATURAL, share=10,
+            about="Bicubic x4 of images that were blurred, rained on or noisy before; removes that too, and leaves haze to others.",
         ),
         Restoration(
             "defocus_deblur", "drunet_mixed", _among("defocus blur", 1.0, _AFTER_BLUR), undo=("defocus blur", "noise", "jpeg"),

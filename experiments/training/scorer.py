@@ -30,7 +30,7 @@ from experiments.training import ratings
 from experiments.training.cards import write_card
 from experiments.training.pictures import Pictures, turn
 from experiments.training.trainer import Job, Plan, TrainingError
-from experiments.training.variants import Maker
+from experiments.training.variants import Maker, Variant, without_tools
 from pool.errors import describe
 from rewards.levels import LEVELS, expectation, soft_labels
 from rewards.scorer_network import VIEW, ScorerNetwork, statistics
@@ -48,11 +48,15 @@ class Scorer(Job):
 
     name: str = "pocket-deqa"
     toolboxes: tuple[str, ...] = ("pocket", "classical")
-    # What is soft or strange is no 5.
-    pictures: Pictures = field(default_factory=lambda: Pictures(most=0.6, light=0.3, colour=0.3, flaws=True))
-    count: int = 400  # clean pictures
-    views: int = 4  # of each
-    steps: int = 3000
+    # What is soft, flat or strange is no 5.
+    pictures: Pictures = field(
+        default_factory=lambda: Pictures(most=0.6, light=0.3, colour=0.3, collages=0.5, levels=0.85, flaws=True)
+    )
+    count: int = 400  # clean pictures with what tools make of their variants
+    views: int = 4  # of each of them
+    plain: int = 1600  # clean pictures without, in one view each: far cheaper, and it takes many to know what pictures are like
+    touched: float = 0.35  # how many of a batch are of the first kind
+    steps: int = 2500
     share: float = 15.0
     rate: float = 2e-3
     decay: float = 1e-2
@@ -61,7 +65,8 @@ class Scorer(Job):
     size: int = 96  # of a crop
     pairs: float = 2.0  # weight of the loss on pairs
     photos: float = 0.7
-    files: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()  # of numbers
+    plain_files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         self._read: dict[Path, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -70,15 +75,17 @@ class Scorer(Job):
         return {**self.__dict__, "_read": {}}
 
     def prepare(self, plan: Plan) -> None:
-        """Two files for each clean picture: its variants, and what the network's statistics make of their views.
-
-        Interrupted, it goes on; with a budget it takes two thirds of it at most, since the training itself needs little.
+        """Files for each clean picture: its variants, and what the network's statistics make of their views; the last alone for
+        plain ones. Interrupted, it goes on; with a budget it takes two thirds of it at most, since the training itself needs little.
         """
         folder = plan.states / f"{self.name}-pictures-{plan.seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = [folder / f"{index:05d}.npz" for index in range(self.count)]
+        touched = [folder / f"{index:05d}.numbers.npz" for index in range(self.count)]
+        plain = [folder / f"plain-{index:05d}.numbers.npz" for index in range(self.plain)]
         until = time.monotonic() + plan.budget * 2 / 3 if plan.budget else float("inf")
-        tasks = [(self, plan.seed, index, path, until) for index, path in enumerate(wanted) if not _numbers(path).exists()]
+        # Alternating, so that there are some of each whenever time is up.
+        wanted = sorted((index / len(paths), index, path) for paths in (touched, plain) for index, path in enumerate(paths))
+        tasks = [(self, plan.seed, index, path, until) for _, index, path in wanted if not path.exists()]
         about = f"{self.name}: pictures"
         if plan.workers > 1 and len(tasks) > plan.workers:
             # Spawned: a forked child of a process whose PyTorch has threads may hang.
@@ -86,15 +93,16 @@ class Scorer(Job):
                 deque(track(workers.map(_make, tasks), about, total=len(tasks)), maxlen=0)
         elif tasks:
             deque(track(map(_make, tasks), about, total=len(tasks)), maxlen=0)
-        self.files = tuple(path for path in wanted if _numbers(path).exists())
+        self.files, self.plain_files = (tuple(path for path in paths if path.exists()) for paths in (touched, plain))
 
     def network(self) -> nn.Module:
         return ScorerNetwork()
 
     def sample(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        path = self.files[int(rng.integers(len(self.files)))]
+        files = self.files if rng.random() < self.touched or not self.plain_files else self.plain_files
+        path = files[int(rng.integers(len(files)))]
         if path not in self._read:
-            numbers, labels = read_arrays(_numbers(path), "numbers", "labels")
+            numbers, labels = read_arrays(path, "numbers", "labels")
             self._read[path] = numbers, labels, soft_labels(labels[..., 0], labels[..., 1]).astype(np.float32)
         numbers, labels, soft = self._read[path]
         view = int(rng.integers(numbers.shape[1]))
@@ -153,7 +161,8 @@ class Scorer(Job):
         recipe = {
             "architecture": f"statistics of fixed filters at four scales, three layers behind them, {size:,} parameters",
             "labels": f"{_raters()}, each mapped to 1..5; std from their disagreement (`ratings.py`)",
-            "pictures": f"{len(self.files)} clean ones, {_census(self.files)} (`variants.py`)",
+            "pictures": f"{len(self.files)} clean ones with {_census(self.files)}; without tools {len(self.plain_files)} more, "
+            f"with {_census(self.plain_files)} (`variants.py`)",
             "tools": f"those of {' and '.join(self.toolboxes)}, digests {_toolboxes(self.files)}",
             "loss": f"KL to Gaussian soft labels + {self.pairs:g} x fidelity loss on the pairs of one picture",
             "batch": f"{self.batch} pictures x {self.group} variants, {self.views} views each (whole, and crops of {self.size} pixels)",
@@ -218,24 +227,37 @@ def _maker(names: tuple[str, ...]) -> tuple[Maker, str]:
 
 
 def _make(task: tuple[Scorer, int, int, Path, float]) -> None:
-    """The variants of one picture, and the statistics and labels of its views."""
+    """The variants of one picture, and the statistics and labels of its views, for the file of numbers `path`."""
     job, seed, index, path, until = task
     if time.monotonic() > until:
         return
-    if not path.exists():
-        maker, digest = _maker(job.toolboxes)
-        rng = np.random.Generator(np.random.PCG64([seed, 1000, index]))
+    if path.name.startswith("plain"):
+        rng = np.random.Generator(np.random.PCG64([seed, 3000, index]))
         clean = job.pictures.draw(rng, VIEW, job.photos)
-        variants = maker.make(clean, rng)
-        _write(
-            path, images=np.stack([v.image for v in variants]), maps=np.stack([ratings.measure(v.image, clean) for v in variants]),
-            kinds=np.array([v.kind for v in variants]), made=np.array([v.made for v in variants]), toolbox=np.array(digest),
-        )  # fmt: skip
-    images, maps = read_arrays(path, "images", "maps")
-    rng = np.random.Generator(np.random.PCG64([seed, 2000, index]))
-    seen = [view(images, maps, VIEW if number == 0 else job.size, rng) for number in range(job.views)]
+        made = _measured(without_tools(clean, rng), clean)
+        sizes = [VIEW if rng.random() < 0.6 else job.size]
+    else:
+        pictures = path.with_name(f"{index:05d}.npz")
+        if not pictures.exists():
+            maker, digest = _maker(job.toolboxes)
+            rng = np.random.Generator(np.random.PCG64([seed, 1000, index]))
+            clean = job.pictures.draw(rng, VIEW, job.photos)
+            _write(pictures, **_measured(maker.make(clean, rng), clean), toolbox=np.array(digest))
+        made = dict(zip(names := ("images", "maps", "kinds", "toolbox"), read_arrays(pictures, *names), strict=True))
+        rng = np.random.Generator(np.random.PCG64([seed, 2000, index]))
+        sizes = [VIEW, *[job.size] * (job.views - 1)]
+    seen = [view(made["images"], made["maps"], size, rng) for size in sizes]
     numbers, labels = (np.stack(parts, axis=1) for parts in zip(*seen, strict=True))
-    _write(_numbers(path), numbers=numbers, labels=labels)
+    _write(path, numbers=numbers, labels=labels, **{key: made[key] for key in ("kinds", "toolbox") if key in made})
+
+
+def _measured(variants: Sequence[Variant], clean: Image) -> dict[str, np.ndarray]:
+    return {
+        "images": np.stack([v.image for v in variants]),
+        "maps": np.stack([ratings.measure(v.image, clean) for v in variants]),
+        "kinds": np.array([v.kind for v in variants]),
+        "made": np.array([v.made for v in variants]),
+    }
 
 
 def view(images: np.ndarray, maps: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -248,10 +270,6 @@ def view(images: np.ndarray, maps: np.ndarray, size: int, rng: np.random.Generat
     row, column, blocks = round(top / ratings.BLOCK), round(left / ratings.BLOCK), size // ratings.BLOCK
     labels = [ratings.label(each[:, row : row + blocks, column : column + blocks]) for each in maps]
     return numbers, np.array(labels, np.float32)
-
-
-def _numbers(path: Path) -> Path:
-    return path.with_suffix(".numbers.npz")
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from experiments.training import ratings
 from experiments.training.pictures import Pictures
 from experiments.training.scorer import Scorer, fidelity, read_arrays, tools_of, view
 from experiments.training.trainer import Plan, TrainingError, train
-from experiments.training.variants import OVERDOING, Maker, sharpen, smooth
+from experiments.training.variants import OVERDOING, Maker, sharpen, smooth, without_tools
 from rewards import Metric
 from rewards.pocket_deqa import PocketDeqa
 from rewards.scorer_network import ScorerNetwork
@@ -43,7 +43,14 @@ def clean() -> Image:
 def job(tmp_path: Path) -> Scorer:
     (tmp_path / "three.yaml").write_text(TOOLBOX)
     return Scorer(
-        toolboxes=(str(tmp_path / "three.yaml"),), pictures=Pictures(leaves=2), count=2, steps=3, batch=2, group=3, photos=0.0
+        toolboxes=(str(tmp_path / "three.yaml"),),
+        pictures=Pictures(leaves=2),
+        count=2,
+        plain=3,
+        steps=3,
+        batch=2,
+        group=3,
+        photos=0.0,
     )
 
 
@@ -108,6 +115,14 @@ def test_variants_are_of_one_size_no_two_alike_and_the_same_by_seed(clean: Image
     assert all(np.array_equal(a.image, b.image) for a, b in zip(made, again, strict=True))
 
 
+def test_variants_without_tools(clean: Image) -> None:
+    made = without_tools(clean, np.random.default_rng(5))
+    assert np.array_equal(made[0].image, clean)
+    assert {v.kind for v in made} == {"clean", "spoilt", "overdone"}
+    assert {v.image.shape for v in made} == {clean.shape}
+    assert len({v.image.tobytes() for v in made}) == len(made) > 10
+
+
 def test_a_failing_tool_leaves_the_image_as_it_was(clean: Image) -> None:
     maker = Maker(Toolbox("one", [Tool("denoise", "fails", FakeEngine("fails"))]))
     kinds = [v.kind for v in maker.make(clean, np.random.default_rng(0))]
@@ -140,19 +155,20 @@ def test_three_steps_and_three_more_on_pictures_made_once(job: Scorer, tmp_path:
     plan = Plan(states=tmp_path / "states", workers=0)
     train(job, plan)
     made = {path: path.stat().st_mtime_ns for path in job.files}
-    assert len(made) == 2
-    for path in (job.files[1], job.files[1].with_suffix(".numbers.npz")):
+    assert (len(job.files), len(job.plain_files)) == (2, 3)
+    pictures = job.files[1].with_name("00001.npz")
+    for path in (job.files[1], pictures):
         path.unlink()
     job.steps = 6
     network, progress = train(job, plan)
     assert progress.step == 6
     assert job.files[0].stat().st_mtime_ns == made[job.files[0]]  # kept
-    assert job.files[1].is_file()  # made again
+    assert job.files[1].is_file() and pictures.is_file()  # made again
 
     elsewhere = replace(job, files=())
     elsewhere.prepare(Plan(states=tmp_path / "elsewhere", workers=0))
-    for ours, theirs in zip(job.files, elsewhere.files, strict=True):
-        assert np.array_equal(*(read_arrays(path, "images")[0] for path in (ours, theirs)))
+    for ours, theirs in zip([*job.files, *job.plain_files], [*elsewhere.files, *elsewhere.plain_files], strict=True):
+        assert np.array_equal(*(read_arrays(path, "numbers")[0] for path in (ours, theirs)))
 
     job.ship(network, tmp_path, {"seed": 0, "steps": 6, "figures": {"some figure": 1.0}})
     scorer = PocketDeqa(tmp_path / "rewards" / "weights" / "pocket-deqa.safetensors")
@@ -160,6 +176,7 @@ def test_three_steps_and_three_more_on_pictures_made_once(job: Scorer, tmp_path:
     assert 1 <= score.value <= 5
     card = (tmp_path / "rewards" / "weights" / "pocket-deqa.md").read_text()
     assert "2 clean ones" in card
+    assert "without tools 3 more" in card
     assert "some figure" in card
 
 
@@ -172,6 +189,16 @@ def test_a_view_has_the_statistics_and_labels_of_its_crop(clean: Image) -> None:
     numbers, labels = view(images, maps, 96, np.random.default_rng(0))
     assert labels[0].tolist() == pytest.approx([5, ratings.SPREAD])
     assert labels[1, 0] < 4
+
+
+def test_a_batch_has_pictures_of_both_kinds(job: Scorer, tmp_path: Path) -> None:
+    job.prepare(Plan(states=tmp_path / "states", workers=0))
+    job.touched = 0.0
+    job.sample(np.random.default_rng(0))
+    assert set(job._read) <= set(job.plain_files)
+    job.touched = 1.0
+    job.sample(np.random.default_rng(0))
+    assert set(job._read) & set(job.files)
 
 
 def test_labels_of_a_sample_are_soft_labels_of_its_scores(job: Scorer, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments import make_weights
 from experiments.training import trainer
-from experiments.training.pictures import Pictures, turn
+from experiments.training.pictures import Pictures, stretched, turn
 from experiments.training.restoration import Restoration, apply, recipes
 from experiments.training.trainer import Job, Plan, Samples, TrainingError, train
 from tir_env.degradations import Case, degrade
@@ -135,6 +135,22 @@ def test_pictures_are_drawn_from_the_train_part_alone():
     assert np.mean([image.std() for image in drawn]) > 10
     assert np.array_equal(drawn[4], Pictures(leaves=3).draw(np.random.default_rng(4), 48))
     assert len({turn(drawn[0], which).tobytes() for which in range(8)}) == 8
+
+
+def test_collages_are_of_many_pieces_and_stretched_tones_span_the_range():
+    collages = Pictures(leaves=2, collages=1.0)
+    drawn = [collages.draw(np.random.default_rng(seed), 96) for seed in range(6)]
+    assert all(image.shape == (96, 96, 3) for image in drawn)
+    assert np.array_equal(drawn[3], Pictures(leaves=2, collages=1.0).draw(np.random.default_rng(3), 96))
+    plain = [Pictures(leaves=2).draw(np.random.default_rng(seed), 96) for seed in range(6)]
+    assert np.mean([_edges(image) for image in drawn]) > np.mean([_edges(image) for image in plain])
+    flat = np.clip(plain[0] // 4 + 100, 0, 255).astype(np.uint8)
+    wide = stretched(flat, np.random.default_rng(0))
+    assert np.ptp(np.percentile(wide, (1, 99))) > 150 > np.ptp(np.percentile(flat, (1, 99)))
+
+
+def _edges(image):
+    return np.abs(np.diff(image.astype(int), axis=0)).mean()
 
 
 def test_a_network_learns_to_leave_what_is_not_its_own():

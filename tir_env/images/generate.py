@@ -23,7 +23,7 @@ def dead_leaves(seed: int, size: int = 256) -> Image:
     ground = rng.uniform(size / 6, high, 30)
     fallen = 1 / (1 / low - rng.random(40 + int(rng.integers(160))) * (1 / low - 1 / high))
     for radius in np.concatenate([ground, fallen]):
-        mask = _shape(rng, size, radius)
+        mask = leaf(rng, size, radius)
         if mask is None:
             continue
         (top, left), cover = mask
@@ -46,7 +46,7 @@ def _palette(rng: np.random.Generator) -> NDArray[np.float64]:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0].astype(np.float64)
 
 
-def _shape(rng: np.random.Generator, size: int, radius: float) -> tuple[tuple[int, int], NDArray[np.float64]] | None:
+def leaf(rng: np.random.Generator, size: int, radius: float) -> tuple[tuple[int, int], NDArray[np.float64]] | None:
     """An ellipse or polygon somewhere on the canvas: its window's corner, and its soft mask inside the window."""
     centre = rng.uniform(-radius / 2, size + radius / 2, 2)
     reach = int(np.ceil(radius * 1.5)) + 1
