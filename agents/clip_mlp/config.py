@@ -12,6 +12,8 @@ from pool import Problem
 class Hyperparameters:
     lr: float = 0.01
     """Learning rate."""
+    lr_end: float = 1.0
+    """What part of the learning rate is left in the last iteration; it falls along a line."""
     hidden: int = 128
     """Width of the two MLPs."""
     episodes: int = 64
@@ -44,12 +46,16 @@ class Hyperparameters:
         for name in ("lr", "clip", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise Problem(f"--{name}", f"must be above 0, not {getattr(self, name)}", "Correct it.")
-        for name in ("gamma", "lam", "entropy_decay"):
+        for name in ("gamma", "lam", "entropy_decay", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Problem(f"--{name}", f"must lie in 0..1, not {getattr(self, name)}", "Correct it.")
         for name in ("value_coefficient", "entropy"):
             if not getattr(self, name) >= 0:
                 raise Problem(f"--{name}", f"must not be negative, and is {getattr(self, name)}", "Correct it.")
+
+    def lr_at(self, fraction: float) -> float:
+        """`fraction` of the training is over."""
+        return self.lr * (1 - fraction * (1 - self.lr_end))
 
     def entropy_at(self, iteration: int) -> float:
         return self.entropy * self.entropy_decay**iteration

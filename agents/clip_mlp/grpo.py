@@ -15,12 +15,12 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from agents.clip_mlp.ppo import EntropyOnTime, LightPPO
+from agents.clip_mlp.ppo import LightPPO, OnTime
 from agents.clip_mlp.rollouts import Rollout
 from pool import Problem
 
 
-class LightGRPOLearner(EntropyOnTime):
+class LightGRPOLearner(OnTime):
     """PPO's learner without what a critic needs: no added steps, no GAE. Advantages come with the episodes."""
 
     def build(self) -> None:

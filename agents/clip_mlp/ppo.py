@@ -47,21 +47,25 @@ class StandardiseRealSteps(ConnectorV2):
         return batch
 
 
-class EntropyOnTime(PPOTorchLearner):
-    """PPO's learner, its entropy coefficient a function of the round.
+class OnTime(PPOTorchLearner):
+    """PPO's learner, its entropy coefficient and learning rate functions of the round.
 
-    Where the entropy coefficient stands is no part of RLlib's checkpoints: a resumed learner would begin again at the first.
+    Where the entropy coefficient stands is no part of RLlib's checkpoints: a resumed learner would begin again at the first. The
+    learning rate would lag a round behind.
     """
 
     _learner_connector: Any  # RLlib declares it optional; it is there once built
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
+        now = timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME]
         for module_id in self.module.keys():  # noqa: SIM118 (no dict)
-            self.entropy_coeff_schedulers_per_module[module_id].update(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+            self.entropy_coeff_schedulers_per_module[module_id].update(now)
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=now))
 
 
-class LightPPOLearner(EntropyOnTime):
+class LightPPOLearner(OnTime):
     def build(self) -> None:
         super().build()
         self._learner_connector.append(StandardiseRealSteps())
@@ -193,7 +197,7 @@ def configure(
     )
     config.learners(num_learners=place.learners, num_gpus_per_learner=place.gpus)
     config.training(
-        lr=values.lr,
+        lr=[[k * steps, values.lr_at(k / max(1, iterations))] for k in (0, max(1, iterations))],
         gamma=values.gamma,
         lambda_=values.lam,
         clip_param=values.clip,

@@ -147,7 +147,7 @@ def recolour(
 def stretched(image: Image, rng: np.random.Generator) -> Image:
     """From nearly black to nearly white, all channels alike."""
     values = image.astype(np.float32)
-    low, high = np.percentile(values @ np.float32([0.299, 0.587, 0.114]), (1, 99))
+    low, high = np.percentile(values @ np.array([0.299, 0.587, 0.114], np.float32), (1, 99))
     black, white = rng.uniform(0, 30), rng.uniform(205, 255)
     return quantize((values - low) / max(high - low, 20) * (white - black) + black)
 
