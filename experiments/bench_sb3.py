@@ -4,9 +4,10 @@
     python experiments/bench_sb3.py --json out/sb3.json
 
 Both see the same features of the same encoder and learn with the same sizes of batches; their rounds alternate, so that both meet the
-same machine, and all photographs are read before. SB3 drives single environments in a row, as it does with any; ours puts the tool
-calls of a step in flight together on the pool, once of worker processes and once in its own process. You see decisions per second of
-training, learning included, and the ratio to SB3's.
+same machine, and all photographs are read before. Their learning rates are next to nothing, so that both go on choosing all tools
+evenly: else the one that comes to prefer slow tools would look slow. SB3 drives single environments in a row, as it does with any;
+ours puts the tool calls of a step in flight together on the pool, once of worker processes and once in its own process. You see
+decisions per second of training, learning included, and the ratio to SB3's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from experiments.console import at_least, main, write_json
 from experiments.light import Workplace
 from experiments.run import Run
 from pool import Problem
+
+RATE = 1e-9
 
 
 @dataclass
@@ -59,7 +62,7 @@ def bench(settings: Bench) -> None:
         Run(), algo="ppo", policy="clip_mlp", toolbox=settings.toolbox, suite=settings.suite, encoder=settings.encoder,
         crop=settings.crop, workers=settings.workers, seed=settings.seed,
     )  # fmt: skip
-    run = replace(run, light=replace(run.light, episodes=settings.episodes))
+    run = replace(run, light=replace(run.light, episodes=settings.episodes, lr=RATE))
     with Workplace(run) as place:
         learners: dict[str, Callable[[], float]] = {
             "ours, worker processes": ours(place.algorithm(), settings.episodes),
