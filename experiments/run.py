@@ -67,7 +67,7 @@ class Run:
     starts: int = PRESETS["pocket"]["starts"]
     """Train on so many first images only, spread evenly over the cases; 0: always new ones."""
     encoder: str = PRESETS["pocket"]["encoder"]
-    """The frozen image encoder: pocket-clip, a name of open_clip's, or your own as module:Class."""
+    """The frozen image encoder: pocket-clip, statistics, a name of open_clip's, or your own as module:Class."""
     pretrained: str = PRESETS["pocket"]["pretrained"]
     """open_clip's tag or a local file for its weights."""
     iterations: int = PRESETS["pocket"]["iterations"]

@@ -30,12 +30,17 @@ class AgentError(Problem):
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Which frozen encoder: `pocket-clip`, a name of open_clip's with its `pretrained` tag or file, or your own as `module:Class`."""
+    """Which frozen encoder: `pocket-clip`, `statistics`, a name of open_clip's with its `pretrained` tag or file, or your own as
+    `module:Class`."""
 
     model: str = "pocket-clip"
     pretrained: str = ""
 
     def open(self) -> Model:
+        if self.model == "statistics" and not self.pretrained:
+            from agents.statistics import Statistics  # it knows PyTorch
+
+            return Statistics()
         kind, _, rest = self.model.partition(":")
         if not rest or kind in ("hf-hub", "local-dir"):  # these two are open_clip's
             from agents.encoder import Encoder  # it knows open_clip, which takes a second to import
