@@ -96,7 +96,7 @@ def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> 
     folder = train_run(
         settings.out / "runs" / f"{algo}-{seed}", "--algo", algo, "--policy", "clip_mlp", "--seed", seed, "--toolbox", "rl-restore",
         "--suite", "rl-restore", "--images", settings.images, "--test-images", "skimage", "--reward", "gain:psnr", "--metrics", "psnr",
-        "--horizon", DEPTH, "--crop", SIDE, "--iterations", settings.iterations, "--episodes", settings.episodes,
+        "--lr-end", 0.05, "--horizon", DEPTH, "--crop", SIDE, "--iterations", settings.iterations, "--episodes", settings.episodes,
         "--encoder", settings.encoder, "--pool", settings.pool, "--test-episodes", "24",
     )  # fmt: skip
     results = {}

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iterations": 60,
         "encoder": "pocket-clip",
         "pretrained": "",
-        "light": Hyperparameters(lr=0.003, lr_end=0.05, entropy=0.02, episodes=64, epochs=6, minibatch=64, gamma=1.0),
+        "light": Hyperparameters(lr=0.003, entropy=0.02, episodes=64, epochs=6, minibatch=64, gamma=1.0),
     },
     # Restore-R1, section 4: one policy for all of Setting I, 20 images per combination, reward DeQA-Score.
     "paper": {

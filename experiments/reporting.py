@@ -50,7 +50,7 @@ def table(rows: dict[str, dict[str, Any]], metrics: Sequence[str], bold: str = "
     """Fits 80 columns: of the first metric the value and the gain, of the others the gain."""
     title = "Means over episodes, ± standard deviation between them. better: share with a gain"
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    made.add_column("policy", no_wrap=True)
+    made.add_column("policy", overflow="fold")  # of a narrow terminal the names pay, not the numbers
     for column in (metrics[0], *(f"{metric} gain" for metric in metrics), "better", "calls"):
         made.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():

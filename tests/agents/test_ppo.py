@@ -23,7 +23,7 @@ from tir_env.trajectory import STOP
 
 pytestmark = pytest.mark.ray
 
-VALUES = Hyperparameters(episodes=16, epochs=3, minibatch=32, lr=0.003, group=4)
+VALUES = Hyperparameters(episodes=16, epochs=3, minibatch=32, lr=0.003, lr_end=0.5, group=4)
 HORIZON = 3
 
 
@@ -167,6 +167,18 @@ def test_two_and_two_iterations_are_four(algorithm: LightPPO, tmp_path: Any) -> 
     assert algorithm.report == other.report
     assert algorithm.rounds == other.rounds == 4
     other.stop()
+
+
+def test_the_learning_rate_falls_along_a_line(ppo: LightPPO) -> None:
+    """Ten iterations are planned: the third begins when two tenths are over."""
+
+    def rates(learner: Any) -> list[float]:
+        return [learner._get_optimizer_lr(optimizer) for optimizer in learner._optimizer_parameters]
+
+    for _ in range(3):
+        ppo.train()
+    [seen] = [result.get() for result in ppo.learner_group.foreach_learner(rates)]
+    assert seen == pytest.approx([0.003 * (1 - 0.5 * 0.2)])
 
 
 def test_another_seed_is_another_run(ppo: LightPPO) -> None:

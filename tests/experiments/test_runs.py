@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agents.clip_mlp.config import Hyperparameters
+from experiments.reporting import table
 from experiments.run import Run, settings_from
 from experiments.runs import CHECKPOINTS, CONFIG, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
@@ -94,3 +97,14 @@ def test_a_preset_is_only_values_and_the_command_line_wins() -> None:
 def test_resuming_takes_the_runs_settings_unless_they_are_given_anew(folder: RunFolder) -> None:
     resumed = settings_from([f"--resume={folder.path}", "--iterations", "7"])
     assert (resumed.reward, resumed.iterations, resumed.out) == ("mar", 7, folder.path)
+
+
+def test_of_a_narrow_terminal_the_names_pay_and_not_the_numbers() -> None:
+    row = {"calls": 2.5, "psnr better": 0.5}
+    for metric in ("psnr", "ssim"):
+        row |= {metric: 20.123, f"{metric} gain": -10.25, f"{metric} gain std": 10.125}
+    console = Console(width=80, file=io.StringIO())
+    console.print(table({"best: super_resolve/compact_mixed_with_a_long_name": row}, ("psnr", "ssim")))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    assert shown.count("-10.2 ±10.1") == 2
