@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +11,9 @@ import tir_env  # noqa: F401 (registers the id)
 from pool import Problem
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, STOP, Mean
 from tir_env.env import RestorationEnv
+from tir_env.images import Image
+from tir_env.images.generate import dead_leaves
+from tir_env.images.sources import Images, Photo
 from tir_env.tools import Toolbox
 from tir_env.vector import RestorationVectorEnv
 from tir_env.world import World
@@ -224,3 +229,34 @@ def test_seek_begins_any_episode_of_a_seed(world: World, group: int) -> None:
             plain.step(np.full(4, STOP))
     with pytest.raises(Problem, match="must not be negative"):
         sought.seek(9, -1)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Reads a picture and writes down that it did."""
+
+    seed: int
+    read: list[int] = field(compare=False)
+
+    def __call__(self) -> Image:
+        self.read.append(self.seed)
+        return dead_leaves(self.seed, 48)
+
+
+def test_the_next_episodes_photographs_are_read_while_these_are_played(toolbox: Toolbox) -> None:
+    read: list[int] = []
+    photos = [Photo(str(i), Counted(7_000 + i, read)) for i in range(400)]
+    envs = RestorationVectorEnv(
+        8, lockstep=True, images=Images("counted", photos), part="all", toolbox=toolbox, suite="noise", crop=32, horizon=2
+    )
+    envs.reset(seed=0)
+    assert envs._ahead is not None
+    envs._ahead.submit(lambda: None).result()  # it reads one after the other: all before are through
+    before = list(read)
+    assert len(before) == len(set(before)) > 8
+    for _ in range(3):
+        envs.step(np.full(8, BRIGHTER))
+    assert {t.start.image for t in envs.trajectories} <= {str(seed - 7_000) for seed in before}
+    envs.close()
+    with pytest.raises(RuntimeError):
+        envs._ahead.submit(lambda: None)
