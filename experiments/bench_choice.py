@@ -46,7 +46,7 @@ class Settings:
     pool: str = "local"
     """local, or ray for all cores"""
     json: Path = Path("out/bench_choice.json")
-    """figures, and PSNR gains by case, image and tool; an existing file is continued"""
+    """figures, and PSNR gains by case, image and tool; an existing file is continued, also with tools that are new"""
 
 
 def run(settings: Settings) -> None:
@@ -63,17 +63,20 @@ def run(settings: Settings) -> None:
         pool.add(*toolbox)
         for number, (name, case) in enumerate(cases.items()):
             rows = gains.setdefault(name, [])
-            for index in range(len(rows), len(photos)):
-                clean = photos[index].image
+            rows += [{} for _ in range(len(photos) - len(rows))]
+            for index, (photo, row) in enumerate(zip(photos, rows, strict=False)):  # of a longer file the first ones
+                missing = [tool.name for tool in toolbox if tool.name not in row]
+                if not missing:
+                    continue
+                clean = photo.image
                 if settings.crop:
                     corner = tuple(max(0, (side - settings.crop) // 2) for side in clean.shape[:2])
                     clean = np.ascontiguousarray(crop_at(clean, settings.crop, (corner[0], corner[1])))
                 seed = (settings.seed * 1009 + number) * 1_000_003 + index
-                spoilt = degrade(clean, case, seed, name=photos[index].name).image
+                spoilt = degrade(clean, case, seed, name=photo.name).image
                 before = scores(spoilt, clean)[0]
-                outcomes = pool.run([Call(tool.name, spoilt) for tool in toolbox])
-                after = {o.model: scores(o.unwrap(), clean)[0] - before for o in outcomes}
-                rows.append(after)
+                outcomes = pool.run([Call(name, spoilt) for name in missing])
+                row |= {o.model: scores(o.unwrap(), clean)[0] - before for o in outcomes}
             write_json(settings.json, results)
     results["figures"] = figures(toolbox, {name: gains[name][: len(photos)] for name in cases})
     write_json(settings.json, results)

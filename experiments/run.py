@@ -127,6 +127,8 @@ def run(settings: Run) -> None:
         reason = "has no trainer here yet"
         raise Problem("--policy vlm", reason, f"Train the light agent: --algo {settings.algo} --policy clip_mlp.")
     settings = replace(settings, policy=policy)
+    if settings.resume is None and settings.out != DEFAULT_OUT:
+        RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
     console = Console()
     from experiments.light import Workplace  # Ray takes seconds, which --help should not
 

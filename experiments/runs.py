@@ -32,12 +32,16 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, settings: Any) -> RunFolder:
         """A new run. A folder that holds one already is left alone."""
-        if (path / CONFIG).exists():
-            raise Problem(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
+        cls.check_free(path)
         folder = cls(path)
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         folder.write_settings(settings)
         return folder
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        if (path / CONFIG).exists():
+            raise Problem(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

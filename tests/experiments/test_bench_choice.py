@@ -63,5 +63,11 @@ def test_a_second_run_goes_on_and_other_settings_are_refused(toolbox, tmp_path, 
     assert [len(rows) for rows in second["gains"].values()] == [2, 2]
     assert second["gains"]["dark"][0] == first["gains"]["dark"][0]
     assert "loss of the best fixed tool per task" in capsys.readouterr().out
+    known = second["gains"]["noise"][1].pop("denoise/median")  # as if it were new in the toolbox
+    second["gains"]["noise"][1]["denoise/bilateral"] = 7.0
+    options["json"].write_text(json.dumps(second))
+    bench_choice.run(bench_choice.Settings(**options, crop=48))
+    [_, row] = json.loads(options["json"].read_text())["gains"]["noise"]
+    assert (row["denoise/median"], row["denoise/bilateral"]) == (known, 7.0)
     with pytest.raises(Problem, match="other settings"):
         bench_choice.run(bench_choice.Settings(**options, crop=0))
