@@ -1,6 +1,6 @@
 """Learning without labels, as Restore-R1 puts it: trained on Setting I alone, tested on Settings I to IV, reward by reward.
 
-    python experiments/bench_label_free.py --test-images FOLDER        PPO, five rewards, three seeds: about an hour on two cores
+    python experiments/bench_label_free.py --test-images FOLDER        PPO, five rewards, three seeds: an hour or two on two cores
 
 Three tables: every agent's qualities in the four settings beside no tool and a random policy; which
 reward raises which metric (its table 3); what happens to every metric from step to step of the label-free agent (its trade-off between
@@ -145,7 +145,7 @@ def heads() -> list[str]:
 
 def settings_table(done: dict[str, Any], settings: Bench) -> Table:
     title = f"trained on Setting I without labels ({settings.rewards[0]}), {settings.tests} images for each setting"
-    table = columns(Table("setting", "agent", title=title, box=box.SIMPLE_HEAD), [*heads(), "calls"])
+    table = columns(Table("setting", "agent", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)), [*heads(), "calls"])
     for suite in SETTINGS:
         for label, name in (("no tool", "none"), ("random", "random"), (settings.algo, settings.rewards[0])):
             values = [cell(ends(done, name, settings.seeds, suite, metric)) for metric in METRICS]
@@ -158,7 +158,7 @@ def settings_table(done: dict[str, Any], settings: Bench) -> Table:
 def rewards_table(done: dict[str, Any], settings: Bench) -> Table:
     """Over the three settings that were not trained on: what each reward does to each metric, as a gain over no tool."""
     title = "the reward decides what rises: change from no tool, Settings II to IV"
-    table = columns(Table("reward", title=title, box=box.SIMPLE_HEAD), heads())
+    table = columns(Table("reward", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)), heads())
     for reward in ("random", *settings.rewards):
         gains = [
             np.mean(
@@ -176,7 +176,7 @@ def rewards_table(done: dict[str, Any], settings: Bench) -> Table:
 
 def steps_table(done: dict[str, Any], settings: Bench) -> Table:
     title = f"step by step, {settings.rewards[0]}, all settings: distortion (psnr, ssim) and perception (pocket-deqa, piqe)"
-    table = columns(Table("after", title=title, box=box.SIMPLE_HEAD), heads())
+    table = columns(Table("after", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)), heads())
     for step in range(settings.horizon + 1):
         means = [
             np.mean([ends(done, settings.rewards[0], settings.seeds, s, m, step) for s in SETTINGS], axis=0) for m in METRICS
