@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,14 @@ class Agent(Protocol):
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
         """One action per row, int [batch]. The trajectories hold the images at their true size and all that happened so far."""
+
+
+@runtime_checkable
+class Player(Protocol):
+    """An agent that plays whole episodes by itself, because it remembers more of them than an observation says."""
+
+    def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:
+        """Play trajectories that have begun to their end, all side by side."""
 
 
 def observer_for(agent: Agent, world: World) -> Observer:
@@ -53,6 +61,9 @@ def play(
 
 def finish(world: World, observer: Observer, agent: Agent, trajectories: Sequence[Trajectory]) -> None:
     """Play trajectories that have begun to their end, all side by side."""
+    if isinstance(agent, Player):
+        agent.finish(world, trajectories)
+        return
     going = [t for t in trajectories if not t.ended]
     while going:
         world.step(going, agent.act(observer.observe_batch(going), going).tolist())

@@ -24,6 +24,7 @@ from experiments.training import restoration
 from experiments.training.encoder import PocketClip
 from experiments.training.scorer import Scorer
 from experiments.training.trainer import Job, Plan, Progress, TrainingError, train
+from experiments.training.vlm import PocketVlm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +55,7 @@ class Settings:
 
 def jobs() -> list[Job]:
     """Everything that ships, in the order in which it is trained."""
-    return [*restoration.recipes(), PocketClip(), Scorer()]
+    return [*restoration.recipes(), PocketClip(), Scorer(), PocketVlm()]
 
 
 def chosen(only: tuple[str, ...]) -> list[Job]:

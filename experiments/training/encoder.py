@@ -94,6 +94,12 @@ def draw_case(rng: np.random.Generator, weak: float = 0.5) -> Case:
     return Case("+".join(names), tuple(stages))
 
 
+def spoil(rng: np.random.Generator, photo: Image) -> tuple[Image, NDArray[np.float32]]:
+    """A held-out photograph as the figures want it, and its severities."""
+    spoilt = degrade(photo, draw_case(rng, weak=0.3), int(rng.integers(2**32)))
+    return spoilt.image, captions.severities(spoilt.record)
+
+
 def mirrored(image: Image, size: int) -> Image:
     """As the encoder does with images that are too small."""
     height, width = image.shape[:2]

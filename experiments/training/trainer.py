@@ -41,6 +41,7 @@ class Job(ABC):
     batch: int = 4  # items of `sample` in a batch
     decay: float = 1e-4
     average: float = 0.998  # of the weights, exponentially
+    channels_last: bool = True  # convolutions are faster so
     start: str = ""  # the job whose finished network this one begins from
     fraction: float = 0.0  # how far its training is; kept by `train`
 
@@ -115,7 +116,9 @@ def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda prog
     job.prepare(plan)
     torch.manual_seed(plan.seed)
     device = torch.device(plan.device)
-    network = job.network().to(device).to(memory_format=torch.channels_last)
+    network = job.network().to(device)
+    if job.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     rate = job.rate
     if plan.shipped is not None:
         network.load_state_dict(_read_shipped(job, plan.shipped))

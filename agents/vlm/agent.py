@@ -1,0 +1,115 @@
+"""The trained agent at work: greedy, one dialogue for each image, its memory kept from turn to turn. Saved as a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.agent import Observations
+from agents.vlm import words
+from agents.vlm.context import Context
+from agents.vlm.chat import Dialogue, Piece
+from agents.vlm.model import Sight, Vlm, VlmError, VlmSpec, load
+from agents.vlm.rollout import Clock, Episode, Manner, play, speak
+from agents.vlm.sft import dialogue_of
+from pool import Model, Problem
+from tir_env.files import write_aside
+from tir_env.tools import Toolbox
+from tir_env.trajectory import Trajectory
+from tir_env.world import World
+
+JSON, MODEL = "agent.json", "model"
+KIND = "vlm"
+
+
+class VlmAgent:
+    """Looks at the image, calls one tool, looks at the result, and goes on."""
+
+    name = KIND
+    encoder: Model | None = None
+
+    def __init__(self, vlm: Vlm, toolbox: Toolbox, spec: VlmSpec, at_once: bool = False, manner: Manner | None = None) -> None:
+        self.vlm, self.spec, self.at_once = vlm.eval(), spec, at_once
+        self.toolbox = toolbox
+        self.chat = vlm.chat(toolbox, at_once)
+        self.manner = replace(manner or Manner(), temperature=0.0)
+
+    def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:
+        """Play trajectories that have begun to their end, all side by side."""
+        episodes = [Episode(t, Dialogue(self.chat.opening(t.image))) for t in trajectories if not t.ended]
+        if any(episode.trajectory.steps for episode in episodes):
+            raise VlmError("a trajectory", "was begun by another agent", "Give it to the agent that began it.")
+        if episodes:
+            play(self.vlm, self.chat, world, episodes, 1, self.manner, 0, Clock())
+
+    def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
+        """The next action of each: what was said so far is read anew. What is wrong counts as stop."""
+        dialogues = [dialogue_of(self.chat, trajectory, ended=False) for trajectory in trajectories]
+        with torch.inference_mode():
+            context = Context(self.vlm)
+            context.repeat(len(dialogues))
+            images = [[i for piece in (d.prefix, *d.pieces) for i in piece.images] for d in dialogues]
+            ids = [[i for piece in (d.prefix, *d.pieces) for i in piece.ids] for d in dialogues]
+            logits = context.read(ids, images, Sight(self.vlm, self.chat, [image for seen in images for image in seen]))
+            rng = torch.Generator(self.vlm.device)
+            said = speak(context, self.chat, logits, self.manner, rng, [self.manner.turn] * len(dialogues))
+        masks = observations["mask"]
+        return np.array([self._action(p, t, m) for p, t, m in zip(said, trajectories, masks, strict=True)])
+
+    def _action(self, piece: Piece, trajectory: Trajectory, mask: np.ndarray) -> int:
+        requests = words.parse(self.chat.text_of(piece.ids), self.toolbox, trajectory.used, mask.tolist())
+        return requests[0].action if requests[0].kind == "call" else len(self.toolbox)
+
+    def save(self, folder: Path) -> None:
+        """Model and processor as transformers saves them (with LoRA the adapter alone), then the JSON file that describes them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(self.vlm, folder / MODEL)
+        data = {
+            "kind": KIND, "spec": asdict(self.spec), "plan_at_once": self.at_once, "manner": asdict(self.manner),
+            "tools": [tool.name for tool in self.toolbox],
+        }  # fmt: skip
+        write_aside(folder / JSON, lambda path: path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: Path, toolbox: Toolbox) -> VlmAgent:
+        try:
+            data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
+            spec, tools = VlmSpec(**data["spec"]), [str(tool) for tool in data["tools"]]
+            manner, at_once = Manner(**data["manner"]), bool(data["plan_at_once"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
+            raise VlmError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error
+        if tools != [tool.name for tool in toolbox]:
+            other = sorted(set(tools) ^ {tool.name for tool in toolbox})
+            reason = f"was trained with other tools than toolbox {toolbox.name!r} has"
+            reason += f": {', '.join(other[:4])}" if other else ", in another order"
+            raise Problem("this agent", reason, "Give the toolbox that it was trained with, or train one with this toolbox.")
+        return cls(read_model(spec, folder / MODEL), toolbox, spec, at_once, manner)
+
+
+def write_model(vlm: Vlm, folder: Path) -> None:
+    def write(place: Path) -> None:
+        (vlm.adapter[0] or vlm.model).save_pretrained(place)
+        vlm.processor.save_pretrained(place)
+
+    write_aside(folder, write)
+
+
+def read_model(spec: VlmSpec, folder: Path) -> Vlm:
+    """What `write_model` wrote."""
+    if not spec.lora:
+        return load(replace(spec, name=str(folder)))
+    vlm = load(spec)
+    try:
+        vlm.adapter[0].load_adapter(str(folder), "default", is_trainable=True)
+    except Exception as error:  # peft and the file system raise all sorts
+        raise VlmError(
+            folder, f"holds no adapter that can be read: {type(error).__name__}: {error}", "Train it again."
+        ) from error
+    return vlm

@@ -1,0 +1,256 @@
+"""Stage 2: GRPO in the environment, with the advantages of a reward design (MAR, eqs. 5–9). `Grpo.step` reads top to bottom.
+
+A step is a function of the weights, the optimizer, the reward design's state and (seed, number of the step): a run that was killed
+goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.diversity import diversity
+from agents.vlm import words
+from agents.vlm.chat import Chat
+from agents.vlm.learner import Effort, Learner
+from agents.vlm.model import Vlm
+from agents.vlm.objective import Objective, clipped, ratios, token_losses, token_weights
+from agents.vlm.pack import Packed, Row, log_probabilities
+from agents.vlm.rollout import Clock, Episode, Manner, rollout
+from agents.vlm.team import Team
+from pool import Problem
+from rewards import RewardDesign
+from tir_env.world import World
+
+
+@dataclass(frozen=True)
+class GrpoSettings:
+    """TIR-Agent's, unless said otherwise: 64 prompts x 8 rollouts, learning rate 5e-6."""
+
+    prompts: int = 64  # b
+    rollouts: int = 8  # g, of each prompt
+    at_once: int = 128  # rollouts side by side, of all learners
+    lr: float = 5e-6
+    grad_clip: float = 1.0
+    decay: float = 0.0
+    updates: int = 1  # gradient steps from one batch of rollouts, each on its part of it
+    epochs: int = 1  # passes over a batch
+    redraws: int = 2  # how often a group with too many failures is drawn again
+    finished: float = 0.5  # the part of a group that must have finished for it to count
+    aim: Objective = field(default_factory=Objective)
+    manner: Manner = field(default_factory=Manner)
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "rollouts", "at_once", "updates", "epochs"):
+            if getattr(self, name) < 1:
+                raise Problem(name, f"must be at least 1, not {getattr(self, name)}", "Correct it.")
+        if not (self.lr > 0 and 0 <= self.finished <= 1):
+            raise Problem("the settings of GRPO", f"make no sense: {self}", "lr must be above 0, finished in 0..1.")
+
+
+class Grpo(Learner):
+    """`stream` is the world's, from which the starts are drawn one after another."""
+
+    def __init__(
+        self, vlm: Vlm, chat: Chat, world: World, settings: GrpoSettings, team: Team, seed: int, stream: int, effort: Effort
+    ) -> None:
+        super().__init__(vlm, chat, team, settings.lr, settings.grad_clip, settings.decay, effort)
+        if settings.prompts % team.size:
+            reason = f"cannot be dealt out to {team.size} learners"
+            raise Problem(f"prompts {settings.prompts}", reason, "Choose a multiple.")
+        self.world, self.settings, self.seed, self.stream = world, settings, seed, stream
+        self.design: RewardDesign = world.reward
+        self.reference = self._reference()
+
+    def _reference(self) -> Vlm | None:
+        """The model before training, for the KL term. LoRA has it within."""
+        if not self.settings.aim.beta or self.vlm.adapter[0] is not None:
+            return None
+        return copy.deepcopy(self.vlm).requires_grad_(False).eval()
+
+    def step(self) -> dict[str, float]:
+        clock = Clock()
+        with self.team.whole(self.vlm):
+            groups, failures = self.play(clock)
+        valid = [episode for group in groups for episode in group if episode.valid]
+        self.observe(valid)
+        advantages = self.advantages(groups)
+        with clock("learning"):
+            learned = self.learn([(e, a) for e, a in zip(flat(groups), advantages, strict=True) if e.valid])
+        self.done += 1
+        return self.figures(groups, failures, clock) | learned
+
+    # -- rollouts ------------------------------------------------------------------------------------------------------------
+
+    def play(self, clock: Clock) -> tuple[list[list[Episode]], Counter[str]]:
+        """This learner's groups. One in which too few finished is drawn again, and in the end counts for nothing."""
+        size, group = self.settings.prompts // self.team.size, self.settings.rollouts
+        first = self.done * self.settings.prompts + self.team.rank * size
+        numbers = list(range(first, first + size))
+        groups: dict[int, list[Episode]] = {}
+        failures: Counter[str] = Counter()
+        for attempt in range(1 + self.settings.redraws):
+            waiting = [number for number in numbers if not self._enough(groups.get(number, []))]
+            side_by_side = max(1, self.settings.at_once // self.team.size // group)
+            for k in range(0, len(waiting), side_by_side):
+                some = waiting[k : k + side_by_side]
+                starts = [self.world.draw(self.stream, number) for number in some]
+                seed = int(np.random.SeedSequence([self.seed, some[0], attempt]).generate_state(1)[0])
+                episodes = rollout(self.vlm, self.chat, self.world, starts, group, self.settings.manner, seed, clock)
+                failures.update(f.kind for e in episodes for f in e.trajectory.failures)
+                groups |= {number: episodes[i * group : (i + 1) * group] for i, number in enumerate(some)}
+        return [groups[number] for number in numbers], failures
+
+    def _enough(self, group: Sequence[Episode]) -> bool:
+        return bool(group) and sum(e.valid for e in group) >= max(1, self.settings.finished * len(group))
+
+    # -- reward --------------------------------------------------------------------------------------------------------------
+
+    def observe(self, valid: Sequence[Episode]) -> None:
+        """The reward design takes note of the whole batch; all learners end up with the same state."""
+        starts, ends = (self.design.values([q(e) for e in valid]) for q in (quality_before, quality_after))
+        self.design.update(self.team.sum(self.design.statistics(starts, ends)))
+
+    def advantages(self, groups: Sequence[Sequence[Episode]]) -> list[float]:
+        """Of all episodes in turn; 0 for what failed."""
+        shape = len(groups), self.settings.rollouts
+        ends = self.design.values([quality_after(e) for e in flat(groups)]).reshape(*shape, -1)
+        valid = np.array([e.valid for e in flat(groups)]).reshape(shape) & np.isfinite(ends).all(axis=-1)
+        returns = np.array([e.trajectory.total_reward for e in flat(groups)]).reshape(shape)
+        return [float(a) for a in self.design.advantages(returns, ends, valid).reshape(-1)]
+
+    # -- learning ------------------------------------------------------------------------------------------------------------
+
+    def learn(self, judged: Sequence[tuple[Episode, float]]) -> dict[str, float]:
+        settings = self.settings
+        totals = Counter[str]()
+        for epoch in range(settings.epochs):
+            order = np.random.default_rng([self.seed, 13, self.done, epoch]).permutation(settings.updates)
+            for update in order:
+                # Neighbours belong to a group and stay together, so that they share a row.
+                ends = np.linspace(0, len(judged), settings.updates + 1).round().astype(int)
+                totals.update(self.update(judged[ends[update] : ends[update + 1]]))
+        steps = settings.epochs * settings.updates
+        return {key: value / steps for key, value in totals.items()}
+
+    def update(self, judged: Sequence[tuple[Episode, float]]) -> dict[str, float]:
+        """One gradient step."""
+        aim, manner = self.settings.aim, self.settings.manner
+        dialogues = [episode.dialogue for episode, _ in judged]
+        advantage = torch.tensor([a for _, a in judged], dtype=torch.float32, device=self.team.device)
+        lengths = torch.tensor([d.spoken for d in dialogues])
+        batch = self.team.sum({"dialogues": float(len(dialogues)), "tokens": float(lengths.sum())})
+        if not batch["dialogues"]:
+            return {}
+        longest = manner.turn * (self.world.horizon + manner.slips)
+        weights = token_weights(lengths, aim.loss_type, int(batch["dialogues"]), int(batch["tokens"]), longest)
+        weight = weights.float().to(self.team.device)
+        figures: Counter[str] = Counter()
+
+        def loss(packed: Packed, logps: Tensor, entropies: Tensor) -> Tensor:
+            owner = packed.owner.to(logps.device)
+            old = torch.tensor([p for m in packed.members for p in said(dialogues[m])], device=logps.device)
+            ratio = ratios(logps, old, owner, len(dialogues), aim.importance_sampling_level)
+            reference = self.log_probabilities_of_old(dialogues, packed.rows) if aim.beta else None
+            losses = token_losses(ratio, advantage[owner], logps, reference, aim) * weight[owner]
+            with torch.no_grad():
+                share = weight[owner]
+                figures["loss"] += float(losses.sum())
+                figures["entropy"] += float((entropies * share).sum())
+                figures["clipped"] += float((clipped(ratio, advantage[owner], aim) * share).sum())
+                figures["moved"] += float(((logps - old).abs() * share).sum())
+                if reference is not None:
+                    gap = reference - logps
+                    figures["kl"] += float(((gap.exp() - gap - 1) * share).sum())
+            return losses.sum()
+
+        norm = self.gradient_step(dialogues, loss, self.settings.lr, manner.temperature or 1.0)
+        keys = ("loss", "entropy", "clipped", "moved", *(["kl"] if aim.beta else []))
+        return {**self.team.sum({key: figures[key] for key in keys}), "gradient": norm}
+
+    @torch.no_grad()
+    def log_probabilities_of_old(self, dialogues: Sequence[Any], rows: Sequence[Row]) -> Tensor:
+        """Of what was said, by the model before training."""
+        temperature = self.settings.manner.temperature or 1.0
+        if self.reference is not None:
+            return log_probabilities(self.reference, self.chat, dialogues, rows, temperature)[1]
+        with self.vlm.as_it_was():
+            return log_probabilities(self.vlm, self.chat, dialogues, rows, temperature)[1]
+
+    # -- telling -------------------------------------------------------------------------------------------------------------
+
+    def figures(self, groups: Sequence[Sequence[Episode]], failures: Counter[str], clock: Clock) -> dict[str, float]:
+        """This step in numbers, over all learners."""
+        episodes = flat(groups)
+        ends = [(e, e.trajectory.end_quality, e.trajectory.quality) for e in episodes]
+        sums: Counter[str] = Counter({"episodes": len(episodes), "groups": len(groups)})
+        for metric in self.world.metrics:
+            known = [(end[metric].value, end[metric].value - start[metric].value) for _, end, start in ends if metric in end]
+            sums[f"quality/{metric}"], sums[f"gain/{metric}"] = (float(np.sum([k[i] for k in known])) for i in (0, 1))
+            sums[f"known/{metric}"] = len(known)
+        sums["tool_calls"] = sum(len(e.trajectory.tool_names) for e in episodes)
+        sums["stops"] = sum(
+            not e.cut and len(e.trajectory.steps) > 0 and e.trajectory.steps[-1].action == self.world.stop for e in episodes
+        )
+        sums["cut"], sums["turns"] = sum(e.cut for e in episodes), sum(e.turns for e in episodes)
+        sums["tokens"] = sum(e.dialogue.spoken for e in episodes)
+        sums["failed"] = sum(not e.valid for e in episodes)
+        sums["reward"] = sum(e.trajectory.total_reward for e in episodes if e.valid)
+        for kind in words.WRONG:
+            sums[kind] = sum(e.wrong[kind] for e in episodes)
+        for name, value in diversity([[tuple(e.trajectory.tool_names) for e in group] for group in groups]).items():
+            sums[f"diversity/{name}"] = value * len(groups)
+        for kind in ("generation", "tools", "learning"):
+            sums[f"seconds/{kind}"] = clock.spent[kind]
+        sums["failures"] = sum(failures.values())
+        total = self.team.sum(sums)
+        count, many = total.pop("episodes"), total.pop("groups")
+        row = {}
+        for key, value in total.items():
+            if key.startswith("known/"):
+                continue
+            if key.startswith(("quality/", "gain/")):
+                row[key] = (
+                    value / total[f"known/{key.partition('/')[2]}"] if total[f"known/{key.partition('/')[2]}"] else float("nan")
+                )
+            elif key.startswith("diversity/"):
+                row[key] = value / many
+            elif key.startswith("seconds/"):
+                row[key] = value / self.team.size
+            elif key in ("tool_calls", "failures", "failed", "tokens", *words.WRONG):
+                row[key] = value
+            else:
+                row[key] = value / count
+        return row | {f"reward_design/{key}": value for key, value in self.design.log().items()}
+
+    # -- state ---------------------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, float]:
+        return self.design.state_dict()
+
+    def load_extra_state(self, state: dict[str, float]) -> None:
+        self.design.load_state_dict(state)
+
+
+def flat(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
+    return [episode for group in groups for episode in group]
+
+
+def said(dialogue: Any) -> list[float]:
+    """The log-probabilities of its spoken tokens when they were sampled."""
+    return [p for piece in dialogue.pieces if piece.spoken for p in piece.logps]
+
+
+def quality_before(episode: Episode) -> Any:
+    return episode.trajectory.quality
+
+
+def quality_after(episode: Episode) -> Any:
+    return episode.trajectory.end_quality

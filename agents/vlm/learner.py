@@ -1,0 +1,105 @@
+"""What SFT and GRPO have in common: a model, AdamW, one gradient step from many small parts, and a state that goes on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.vlm.chat import Chat, Dialogue
+from agents.vlm.model import Vlm, VlmError
+from agents.vlm.pack import Packed, Row, arrange, log_probabilities
+from agents.vlm.team import Team
+from tir_env.files import write_aside
+
+STATE = "learner.pt"
+# The loss of some rows: packed, log-probabilities, entropies → a part of the sum over all.
+Loss = Callable[[Packed, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How a gradient step is made. None of it changes the result."""
+
+    row: int = 2048  # tokens that dialogues may share a row of
+    tokens: int = 8192  # at a time, in rows of about equal length
+
+
+class Learner:
+    """`steps` are taken one by one; `done` is how many have been."""
+
+    def __init__(self, vlm: Vlm, chat: Chat, team: Team, lr: float, grad_clip: float, decay: float, effort: Effort) -> None:
+        self.vlm, self.chat, self.team = vlm, chat, team
+        self.grad_clip, self.effort = grad_clip, effort
+        self.done = 0
+        fused = team.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(vlm.trained.values(), lr=lr, weight_decay=decay, betas=(0.9, 0.95), fused=fused)
+
+    def parts(self, dialogues: Sequence[Dialogue]) -> list[list[Row]]:
+        """Rows that are computed together, long ones first. Under FSDP as many on every learner: the last ones come again, empty."""
+        rows = sorted(arrange(dialogues, self.chat.shared, self.effort.row), key=lambda row: -row.width)
+        parts: list[list[Row]] = []
+        for row in rows:
+            if parts and (len(parts[-1]) + 1) * parts[-1][0].width <= self.effort.tokens:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
+        return parts
+
+    def gradient_step(self, dialogues: Sequence[Dialogue], loss: Loss, lr: float, temperature: float = 1.0) -> float:
+        """One step on the sum of `loss` over all rows of all learners; the gradient's norm."""
+        self.vlm.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.parts(dialogues)
+        for number in range(self.team.most(len(parts)) if self.team.sharded else len(parts)):
+            rows = parts[min(number, len(parts) - 1)]
+            packed, logps, entropies = log_probabilities(self.vlm, self.chat, dialogues, rows, temperature)
+            value = loss(packed, logps, entropies)
+            self.team.backward(value if number < len(parts) else 0.0 * value)
+        self.team.share_gradients(self.vlm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        norm = nn.utils.clip_grad_norm_(self.vlm.trained.values(), self.grad_clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not torch.isfinite(norm):
+            raise VlmError(f"step {self.done + 1}", f"has a gradient of {norm.item()}", "Lower the learning rate.")
+        self.optimizer.step()
+        return float(norm)
+
+    # -- state ---------------------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, float]:
+        """What a learner keeps beside weights and optimizer."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, float]) -> None: ...
+
+    def save(self, folder: Path) -> None:
+        """All learners call it; the first one writes."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        weights, optimizer = get_state_dict(self.vlm, self.optimizer, options=options)
+        if self.team.rank == 0:
+            state = {"weights": weights, "optimizer": optimizer, "done": self.done, "extra": self.extra_state()}
+            folder.mkdir(parents=True, exist_ok=True)
+            write_aside(folder / STATE, lambda path: torch.save(state, path))
+
+    def load(self, folder: Path) -> None:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+        try:
+            state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many kinds for a file that is cut short or is no state
+            reason = f"cannot be read: {type(error).__name__}: {str(error)[:100]}"
+            raise VlmError(folder / STATE, reason, "Delete this checkpoint; the one before it is used then.") from error
+        options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
+        set_state_dict(
+            self.vlm, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"], options=options
+        )
+        self.done = state["done"]
+        self.load_extra_state(state["extra"])

@@ -1,0 +1,188 @@
+"""The network and its processor: a Qwen3-VL checkpoint or pocket-vlm, whole or with LoRA, and what it makes of images and tokens.
+
+Everything that computes goes through `Vlm.forward`, which is what FSDP watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.vlm.chat import Chat
+from pool import Problem
+from tir_env.images.operations import Image, digest
+from tir_env.tools import Toolbox
+
+POCKET = "pocket-vlm"
+WEIGHTS = Path(__file__).parent.parent / "weights" / POCKET
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class VlmError(Problem):
+    """A model that cannot be had, or cannot be used."""
+
+
+@dataclass(frozen=True)
+class VlmSpec:
+    """Which model, and how it is held."""
+
+    name: str = POCKET  # or a folder, or a name on Hugging Face's hub
+    dtype: str = "float32"
+    lora: int = 0  # rank; 0: all weights learn
+    see: bool = True  # the vision tower learns, too
+    checkpointing: bool = False  # activations are computed again instead of kept
+
+
+class Vlm(nn.Module):
+    """`model` is a `Qwen3VLForConditionalGeneration`, or another class with the same parts."""
+
+    def __init__(self, model: Any, processor: Any, adapter: Any = None) -> None:
+        super().__init__()
+        self.model, self.processor = model, processor
+        self.adapter = [adapter]  # in a list, so that its weights are not counted twice
+        self.merge: int = processor.image_processor.merge_size
+        self.image_token: int = processor.image_token_id
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What learns."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def chat(self, toolbox: Toolbox, at_once: bool = False) -> Chat:
+        return Chat(self.processor, toolbox, at_once)
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Without the adapter: the model before any training."""
+        with self.adapter[0].disable_adapter():
+            yield
+
+    # -- computing -----------------------------------------------------------------------------------------------------------
+
+    def forward(self, what: str, *arguments: Any, **named: Any) -> Any:
+        return getattr(self, f"_{what}")(*arguments, **named)
+
+    def _look(self, pixels: Tensor, grids: Tensor) -> Tensor:
+        """[tokens, 1 + deepstack levels, width]: the features of all images, one after another."""
+        seen = self.model.model.get_image_features(pixels.to(self.device), grids.to(self.device), return_dict=True)
+        levels = [torch.cat(list(level)) for level in (seen.pooler_output, *seen.deepstack_features)]
+        return torch.stack(levels, dim=1)
+
+    def _read(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, features: Tensor | None = None, cache: Any = None, at: Any = None
+    ) -> Tensor:
+        """Logits after the tokens at the places `at`, (rows, columns), [places, vocabulary].
+
+        ids: [rows, columns]; positions: [3, rows, columns]; mask: [rows, all columns so far], or [rows, 1, columns, columns].
+        `features` are those of the image tokens of `ids`, row by row.
+        """
+        ids, positions, mask = ids.to(self.device), positions.to(self.device), mask.to(self.device)
+        inputs = self.model.get_input_embeddings()(ids)
+        extra: dict[str, Any] = {}
+        if features is not None:
+            visual = ids == self.image_token
+            if int(visual.sum()) != len(features):
+                reason = f"{int(visual.sum())} image tokens for {len(features)} image features"
+                raise VlmError("the dialogue", f"has {reason}", "Report it: this is a bug.")
+            inputs = inputs.masked_scatter(visual[..., None], features[:, 0].to(inputs.dtype))
+            extra = {"visual_pos_masks": visual, "deepstack_visual_embeds": list(features[:, 1:].unbind(1))}
+        out = self.model.model.language_model(
+            inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=cache is not None,
+            **extra,
+        )  # fmt: skip
+        hidden = out.last_hidden_state
+        return self.model.lm_head(hidden[at] if at is not None else hidden[:, -1])  # type: ignore[no-any-return]
+
+
+class Sight:
+    """Images to features, each image once. `vlm` decides whether gradients flow."""
+
+    def __init__(self, vlm: Vlm, chat: Chat, images: Sequence[Image]) -> None:
+        different = {digest(image): image for image in images}
+        pixels, grids = chat.see(list(different.values())) if different else (None, torch.zeros(0, 3))
+        self._all = vlm("look", pixels, grids) if different else None
+        sizes = (grids.prod(-1) // vlm.merge**2).long().tolist()
+        firsts = np.cumsum([0, *sizes])[:-1].tolist()
+        self._place = {name: (first, size) for name, first, size in zip(different, firsts, sizes, strict=True)}
+        self.grids = {name: (int(g[1]) // vlm.merge, int(g[2]) // vlm.merge) for name, g in zip(different, grids, strict=True)}
+
+    def grid(self, image: Image) -> tuple[int, int]:
+        """Its tokens, [rows, columns]."""
+        return self.grids[digest(image)]
+
+    def features(self, images: Sequence[Image]) -> Tensor | None:
+        """[tokens of all of them, levels, width]"""
+        if self._all is None or not images:
+            return None
+        spans = [self._place[digest(image)] for image in images]
+        return self._all[torch.cat([torch.arange(first, first + size) for first, size in spans]).to(self._all.device)]
+
+
+def positions(ids: Sequence[int], grids: Sequence[tuple[int, int]], start: int, image_token: int) -> tuple[np.ndarray, int]:
+    """Qwen3-VL's three-dimensional positions of consecutive tokens that begin at `start`, [3, tokens], and where the next ones begin.
+
+    Text counts on; an image of h x w tokens spans h rows and w columns, and what follows begins after the longer side.
+    """
+    out = np.empty((3, len(ids)), np.int64)
+    at, waiting = 0, iter(grids)
+    while at < len(ids):
+        if ids[at] == image_token:
+            height, width = next(waiting)
+            rows, columns = np.divmod(np.arange(height * width), width)
+            out[:, at : at + height * width] = start + np.stack([np.zeros_like(rows), rows, columns])
+            at, start = at + height * width, start + max(height, width)
+        else:
+            out[:, at] = start
+            at, start = at + 1, start + 1
+    return out, start
+
+
+# -- loading -------------------------------------------------------------------------------------------------------------------
+
+
+def load(spec: VlmSpec) -> Vlm:
+    """The model of `spec`, ready to learn or to be asked."""
+    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+    if spec.dtype not in DTYPES:
+        raise VlmError(f"--dtype {spec.dtype}", "is not known", f"Choose among {', '.join(DTYPES)}.")
+    place = str(WEIGHTS) if spec.name == POCKET else spec.name
+    try:
+        processor = AutoProcessor.from_pretrained(place)
+        model = Qwen3VLForConditionalGeneration.from_pretrained(place, dtype=DTYPES[spec.dtype])
+    except Exception as error:  # the hub, the file system and transformers raise all sorts
+        first = (str(error).strip().splitlines() or [""])[0]
+        remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
+        raise VlmError(f"the model {spec.name!r}", f"cannot be loaded: {type(error).__name__}: {first}", remedy) from error
+    return prepared(model, processor, spec)
+
+
+def prepared(model: Any, processor: Any, spec: VlmSpec) -> Vlm:
+    """What learns is marked, LoRA put in, if asked for."""
+    model.requires_grad_(True)
+    adapter = None
+    if spec.lora:
+        from peft import LoraConfig, get_peft_model
+
+        where = rf".*language_model.*\.({'|'.join(ADAPTED)})"
+        where = rf"({where}|.*visual.*\.(qkv|proj|linear_fc1|linear_fc2))" if spec.see else where
+        adapter = get_peft_model(model, LoraConfig(r=spec.lora, lora_alpha=2 * spec.lora, target_modules=where))
+    elif not spec.see:
+        model.model.visual.requires_grad_(False)
+    if spec.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if spec.lora:
+            model.enable_input_require_grads()
+    return Vlm(model, processor, adapter)

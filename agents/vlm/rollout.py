@@ -1,0 +1,234 @@
+"""Dialogues played in the world: all of a batch side by side, every token computed once.
+
+The system prompt is read once for all, the first image once for each group. Then turns: all rows speak, all tool calls of the turn are
+in flight together, each row reads its answer (only the new image is encoded) and goes on. The world decides when an episode is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from agents.vlm import words
+from agents.vlm.chat import Chat, Dialogue, Piece
+from agents.vlm.context import Context
+from agents.vlm.model import Sight, Vlm
+from agents.vlm.pack import allowed_logits
+from tir_env.trajectory import Start, Trajectory
+from tir_env.world import World
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a policy is asked."""
+
+    temperature: float = 1.0  # 0: always the likeliest token
+    top_p: float = 1.0
+    turn: int = 64  # tokens that it may say in a turn
+    tokens: int = 8192  # of a whole dialogue, images among them
+    slips: int = 2  # turns beyond the horizon, for calls that were wrong
+
+
+@dataclass
+class Episode:
+    """One rollout: what happened in the world, and what was said."""
+
+    trajectory: Trajectory
+    dialogue: Dialogue
+    turns: int = 0
+    wrong: Counter[str] = field(default_factory=Counter)  # calls that were malformed, unknown, repeated or refused
+    cut: bool = False  # a cap ended it, not the policy and not the horizon
+
+    @property
+    def valid(self) -> bool:
+        """No tool and no metric failed on the way."""
+        return all(step.valid for step in self.trajectory.steps)
+
+
+@dataclass
+class Clock:
+    """Seconds by kind of work."""
+
+    spent: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, kind: str) -> _Lap:
+        return _Lap(self.spent, kind)
+
+
+@dataclass
+class _Lap:
+    spent: Counter[str]
+    kind: str
+    began: float = 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.spent[self.kind] += time.perf_counter() - self.began  # type: ignore[assignment]
+
+
+def rollout(
+    vlm: Vlm,
+    chat: Chat,
+    world: World,
+    starts: Sequence[Start],
+    group: int,
+    manner: Manner,
+    seed: int,
+    clock: Clock | None = None,
+) -> list[Episode]:
+    """`group` episodes from each start, neighbours in the list. Everything follows from the weights and `seed`."""
+    clock = clock or Clock()
+    with clock("tools"):
+        begun = world.begin(list(starts))
+        copies = world.begin([start for start in starts for _ in range(group)])
+    openings = [chat.opening(t.image) for t in begun]
+    episodes = [Episode(t, Dialogue(openings[i // group])) for i, t in enumerate(copies)]
+    play(vlm, chat, world, episodes, group, manner, seed, clock)
+    return episodes
+
+
+def play(
+    vlm: Vlm, chat: Chat, world: World, episodes: list[Episode], group: int, manner: Manner, seed: int, clock: Clock
+) -> None:
+    """Episodes that have begun, in groups with the same opening, to their end."""
+    rng = torch.Generator(vlm.device).manual_seed(int(np.random.SeedSequence([seed, 7]).generate_state(1)[0]))
+    training = vlm.training
+    vlm.eval()
+    with torch.inference_mode():
+        with clock("generation"):
+            context, logits = _open(vlm, chat, [e.dialogue.prefix for e in episodes[::group]], group)
+        going = list(episodes)
+        while going:
+            with clock("generation"):
+                said = speak(context, chat, logits, manner, rng, [manner.tokens - len(e.dialogue) for e in going])
+            for episode, piece in zip(going, said, strict=True):
+                episode.dialogue.pieces.append(piece)
+                episode.turns += 1
+            with clock("tools"):
+                answers = _act(chat, world, going, manner)
+            stay = [row for row, answer in enumerate(answers) if answer is not None]
+            if not stay:
+                break
+            with clock("generation"):
+                if len(stay) < len(going):
+                    context.select(stay)
+                going = [going[row] for row in stay]
+                heard = [piece for piece in answers if piece is not None]
+                for episode, piece in zip(going, heard, strict=True):
+                    episode.dialogue.pieces.append(piece)
+                sight = Sight(vlm, chat, [image for piece in heard for image in piece.images])
+                logits = context.read([piece.ids for piece in heard], [piece.images for piece in heard], sight)
+    vlm.train(training)
+
+
+def _open(vlm: Vlm, chat: Chat, openings: list[Piece], group: int) -> tuple[Context, torch.Tensor]:
+    """What all share is read once, what a group shares once for each."""
+    context = Context(vlm)
+    shared = chat.shared
+    context.read([openings[0].ids[:shared]])
+    context.repeat(len(openings))
+    sight = Sight(vlm, chat, [image for piece in openings for image in piece.images])
+    logits = context.read([piece.ids[shared:] for piece in openings], [piece.images for piece in openings], sight)
+    context.repeat(group)
+    return context, logits.repeat_interleave(group, dim=0)
+
+
+def speak(
+    context: Context, chat: Chat, logits: torch.Tensor, manner: Manner, rng: torch.Generator, room: Sequence[int]
+) -> list[Piece]:
+    """A turn of every row, one token of all at a time. The last token of each is read, too, so that an answer can follow."""
+    pieces = [Piece([], spoken=True) for _ in room]
+    limits = [max(1, min(manner.turn, left)) for left in room]
+    going = np.ones(len(pieces), bool)
+    while True:
+        tokens, logps = draw(allowed_logits(logits, chat), manner, rng)
+        fed: list[list[int]] = []
+        for row, piece in enumerate(pieces):
+            if going[row]:
+                piece.ids.append(tokens[row])
+                piece.logps.append(logps[row])
+            fed.append([tokens[row]] if going[row] else [])
+            going[row] = going[row] and tokens[row] != chat.end and len(piece.ids) < limits[row]
+        logits = context.read(fed)
+        if not going.any():
+            return pieces
+
+
+def draw(logits: torch.Tensor, manner: Manner, rng: torch.Generator) -> tuple[list[int], list[float]]:
+    """A token of every row, and its log-probability at this temperature before the cut of `top_p`."""
+    if manner.temperature == 0:
+        best = logits.argmax(dim=-1)
+        return best.tolist(), torch.log_softmax(logits, -1).gather(1, best[:, None])[:, 0].tolist()
+    chances = torch.log_softmax(logits / manner.temperature, dim=-1)
+    weights = chances.exp()
+    if manner.top_p < 1:
+        order = weights.argsort(dim=-1, descending=True)
+        ranked = weights.gather(1, order)
+        ranked[ranked.cumsum(-1) - ranked >= manner.top_p] = 0.0  # the first one always stays
+        weights = torch.zeros_like(weights).scatter(1, order, ranked)
+    drawn = torch.multinomial(weights, 1, generator=rng)
+    return drawn[:, 0].tolist(), chances.gather(1, drawn)[:, 0].tolist()
+
+
+def _act(chat: Chat, world: World, going: Sequence[Episode], manner: Manner) -> list[Piece | None]:
+    """What each said is done in the world; what it gets to hear, None where the episode is over."""
+    wishes = [_wish(chat, world, episode) for episode in going]
+    answers = [wrong for _, wrong in wishes]
+    # With plans made at once several rounds, else one.
+    for round_ in range(max(len(actions) for actions, _ in wishes)):
+        rows = [r for r, (actions, _) in enumerate(wishes) if round_ < len(actions) and not going[r].trajectory.ended]
+        _step(world, [going[r] for r in rows], [wishes[r][0][round_] for r in rows])
+    over = [e for e in going if not e.trajectory.ended and (e.turns >= world.horizon + manner.slips or _full(e, manner))]
+    for episode in over:
+        episode.cut = True
+    _step(world, over, [world.stop] * len(over))
+    return [None if e.trajectory.ended else _answer(chat, e, words_) for e, words_ in zip(going, answers, strict=True)]
+
+
+def _answer(chat: Chat, episode: Episode, told: str) -> Piece:
+    piece = chat.tell(told) if told else chat.look(episode.trajectory.image)
+    if episode.dialogue.pieces[-1].ids[-1] != chat.end:
+        piece.ids.insert(0, chat.end)  # who was cut off did not end the turn
+    return piece
+
+
+def _wish(chat: Chat, world: World, episode: Episode) -> tuple[list[int], str]:
+    """The actions that an episode's last words ask for, or the answer to them if they were wrong."""
+    trajectory = episode.trajectory
+    ids = episode.dialogue.pieces[-1].ids
+    if ids[-1] != chat.end:
+        episode.wrong["malformed"] += 1
+        return [], "That was cut off: it was too long."
+    requests = words.parse(chat.text_of(ids), chat.toolbox, trajectory.used, world.mask(trajectory).tolist())
+    if len(requests) > 1 and not chat.at_once:
+        episode.wrong["malformed"] += 1
+        return [], "One call at a time."
+    for request in requests:
+        if request.kind in words.WRONG:
+            episode.wrong[request.kind] += 1
+            return [], request.answer
+    calls = [request.action for request in requests if request.kind == "call"]
+    return ([*calls, world.stop] if chat.at_once or not calls else calls), ""
+
+
+def _step(world: World, episodes: Sequence[Episode], actions: Sequence[int]) -> None:
+    if not episodes:
+        return
+    world.step([e.trajectory for e in episodes], actions)
+    for episode in episodes:
+        step = episode.trajectory.steps[-1]
+        step.notes["policy_calls"] = episode.turns - sum(s.notes.get("policy_calls", 0) for s in episode.trajectory.steps[:-1])
+
+
+def _full(episode: Episode, manner: Manner) -> bool:
+    """There is no room for another answer and another turn."""
+    dialogue = episode.dialogue
+    last = max((len(p.ids) for p in (dialogue.prefix, *dialogue.pieces) if p.images), default=0)
+    return len(dialogue) + last + manner.turn > manner.tokens

@@ -1,0 +1,107 @@
+"""Stage 1: supervised fine-tuning on demonstrations. Several turns, several images, loss on the policy's own words only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from agents.vlm import words
+from agents.vlm.chat import Chat, Dialogue
+from agents.vlm.learner import Effort, Learner
+from agents.vlm.model import Vlm
+from agents.vlm.pack import Packed
+from agents.vlm.team import Team
+from pool import Problem
+from tir_env.trajectory import STOP, Trajectory
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """TIR-Agent's, unless said otherwise: 3 epochs, learning rate 1e-5 on a cosine, 4 demonstrations a step."""
+
+    epochs: float = 3.0
+    batch: int = 4
+    lr: float = 1e-5
+    warm: float = 0.03  # part of the steps over which the learning rate rises
+    grad_clip: float = 1.0
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and self.batch >= 1 and self.lr > 0 and 0 <= self.warm < 1):
+            raise Problem("the settings of SFT", f"make no sense: {self}", "epochs, batch and lr must be above 0.")
+
+    def steps(self, demonstrations: int) -> int:
+        return max(1, math.ceil(self.epochs * demonstrations / self.batch))
+
+    def lr_at(self, fraction: float) -> float:
+        if fraction < self.warm:
+            return self.lr * (fraction + 1e-3) / (self.warm + 1e-3)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (fraction - self.warm) / (1 - self.warm)))
+
+
+def dialogue_of(chat: Chat, trajectory: Trajectory, ended: bool = True) -> Dialogue:
+    """What policy and environment would have said in a trajectory, step by step. With `ended` the policy has the last word."""
+    start = trajectory.input
+    assert start is not None, "a trajectory with its images"
+    dialogue = Dialogue(chat.opening(start))
+    calls = [step for step in trajectory.steps if step.tool != STOP]
+    if chat.at_once:
+        dialogue.pieces.append(chat.say(words.plan([step.tool for step in calls])))
+        return dialogue
+    for number, step in enumerate(calls, start=1):
+        assert step.image is not None, "a trajectory with its images"
+        dialogue.pieces.append(chat.say(words.call(step.tool)))
+        # After the last step that the horizon allows nothing more is heard.
+        if number < len(calls) or trajectory.steps[-1].tool == STOP or not ended:
+            dialogue.pieces.append(chat.look(step.image))
+    if ended and trajectory.steps[-1].tool == STOP:
+        dialogue.pieces.append(chat.say(words.DONE))
+    return dialogue
+
+
+class Sft(Learner):
+    """Demonstrations in an order that follows from the seed, each once in an epoch."""
+
+    def __init__(
+        self, vlm: Vlm, chat: Chat, demonstrations: Sequence[Trajectory], settings: SftSettings, team: Team, seed: int,
+        effort: Effort,
+    ) -> None:  # fmt: skip
+        super().__init__(vlm, chat, team, settings.lr, settings.grad_clip, settings.decay, effort)
+        if not demonstrations:
+            raise Problem("SFT", "has no demonstrations to learn from", "Make some, or leave it out with --no-sft.")
+        self.dialogues = [dialogue_of(chat, trajectory) for trajectory in demonstrations]
+        self.settings, self.seed = settings, seed
+        self.steps = settings.steps(len(demonstrations))
+
+    def batch(self, number: int) -> list[int]:
+        """Which demonstrations the `number`-th step learns from, over all learners."""
+        count, size = len(self.dialogues), self.settings.batch
+        out = []
+        for place in range(number * size, (number + 1) * size):
+            epoch, at = divmod(place, count)
+            out.append(int(np.random.default_rng([self.seed, 11, epoch]).permutation(count)[at]))
+        return out
+
+    def step(self) -> dict[str, float]:
+        chosen = self.batch(self.done)
+        mine = [self.dialogues[index] for index in chosen[self.team.rank :: self.team.size]]
+        tokens = sum(self.dialogues[index].spoken for index in chosen)
+        figures = {"loss": 0.0, "right": 0.0}
+
+        def loss(packed: Packed, logps: Tensor, entropies: Tensor) -> Tensor:
+            figures["loss"] -= float(logps.detach().sum()) / tokens
+            figures["right"] += float((logps.detach() > math.log(0.5)).sum()) / tokens  # surely the likeliest
+            return -logps.sum() / tokens
+
+        lr = self.settings.lr_at(self.done / self.steps)
+        norm = self.gradient_step(mine, loss, lr)
+        self.done += 1
+        return {**self.team.sum(figures), "gradient": norm, "lr": lr}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"demonstrations": float(len(self.dialogues)), "seed": float(self.seed)}

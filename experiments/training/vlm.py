@@ -1,0 +1,212 @@
+"""pocket-vlm: a small Qwen3-VL learns to say what is wrong with a photograph, before it learns anything about tools.
+
+Question and answer are text, the loss is that of the next token on the answer. To it a second one is added that does not ship: a linear
+layer reads the same levels off the mean of the image's tokens, so that the vision tower learns before the language model listens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.training_free.perceive import LEVELS
+from agents.vlm import pocket
+from agents.vlm.context import Context
+from agents.vlm.model import POCKET, Sight, Vlm, VlmSpec, load, positions, prepared
+from experiments.training.captions import DEGRADATIONS
+from experiments.training.cards import write_card
+from experiments.training.encoder import PocketClip, memberships, spoil
+from experiments.training.measures import auc, rank_correlation
+from experiments.training.trainer import Job
+from tir_env.images.operations import Image
+from tir_env.images.sources import generated, skimage_photos
+from tir_env.tools import Toolbox
+
+ASK = "What is wrong?"
+SAID = ("none", "slight", "medium", "strong", "extreme")  # AgenticIR's five levels, each in one token
+TOOLBOXES = ("pocket", "full", "rl-restore")
+BARE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{ask}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def answer(levels: Sequence[int]) -> list[str]:
+    """Name and level of every degradation in turn."""
+    return [part for name, level in zip(DEGRADATIONS, levels, strict=True) for part in (f"{name}:", f" {SAID[level]}\n")]
+
+
+def corpus() -> list[str]:
+    said = ["".join(answer([level] * len(DEGRADATIONS))) for level in range(len(LEVELS))]
+    return pocket.texts([Toolbox.load(name) for name in TOOLBOXES], [BARE.format(ask=ASK), *said * 8])
+
+
+class Network(nn.Module):
+    """What is trained: the model that ships, and the layer that does not."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        super().__init__()
+        self.model = vlm.model
+        self.vlm = [vlm]  # the same weights: not to be counted again
+        self.levels = nn.Linear(self.model.config.text_config.hidden_size, len(DEGRADATIONS) * len(LEVELS))
+
+
+@dataclass
+class PocketVlm(Job):
+    """The job of `make_weights`. An item is two views of a degraded picture and its severities."""
+
+    name: str = POCKET
+    steps: int = 6000
+    share: float = 20.0
+    rate: float = 1e-3
+    batch: int = 16
+    decay: float = 0.01
+    channels_last: bool = False
+    pictures: PocketClip = field(default_factory=PocketClip)
+
+    def network(self) -> nn.Module:
+        model, processor = pocket.build(corpus())
+        return Network(prepared(model, processor, VlmSpec()))
+
+    def sample(self, rng: np.random.Generator) -> dict[str, Any]:
+        item = self.pictures.sample(rng)
+        return {key: item[key] for key in ("small", "large", "severities")} | {"seed": int(rng.integers(2**32))}
+
+    @cached_property
+    def words(self) -> Words:
+        return Words(pocket.tokenizer(corpus()))
+
+    def loss(self, network: Any, batch: dict[str, Tensor]) -> Tensor:
+        """The level that is said is drawn between the two nearest, so that on average it is the truth."""
+        vlm: Vlm = network.vlm[0]
+        rng = np.random.default_rng(int(batch["seed"][0]))
+        severities = batch["severities"].cpu().numpy()
+        total = torch.zeros((), device=batch["severities"].device)
+        for size in ("small", "large"):
+            pixels, grids = see(vlm, batch[size])
+            features = vlm("look", pixels, grids)
+            count = len(grids)
+            seen = network.levels(features[:, 0].unflatten(0, (count, -1)).mean(dim=1)).unflatten(1, (len(DEGRADATIONS), -1))
+            wanted = memberships(batch["severities"])
+            levels = np.minimum((4 * severities + rng.random(severities.shape)).astype(int), len(LEVELS) - 1)
+            ids, at, target = self.words.lesson(levels, len(features) // count)
+            place = np.stack([self.words.place(ids[0], (int(grids[0, 1]) // 2, int(grids[0, 2]) // 2))] * count, axis=1)
+            logits = vlm(
+                "read", torch.from_numpy(ids), torch.from_numpy(place), torch.ones(ids.shape, dtype=torch.bool), features,
+                at=(slice(None), torch.from_numpy(at)),
+            )  # fmt: skip
+            said = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(target).to(logits.device).flatten())
+            read = -(wanted * F.log_softmax(seen, dim=-1)).sum(dim=-1).mean()
+            total = total + len(DEGRADATIONS) * (said + 0.5 * read) / 2
+        return total
+
+    def figures(self, network: Any) -> dict[str, float]:
+        """What it says of held-out pictures, spoilt as the papers' cases do: AUC and rank of the severity for each."""
+        photos = [*skimage_photos().part("validation"), *generated(11, seed=991, size=256)]
+        images, values = [], []
+        for index, photo in enumerate(photos):
+            rng = np.random.Generator(np.random.PCG64([78, index]))
+            for _ in range(40):
+                spoilt = spoil(rng, photo.image)
+                values.append(spoilt[1])
+                images.append(spoilt[0])
+        scores = perceive(network.cpu().vlm[0], images)
+        truth = np.stack(values)
+        out = {}
+        for index, name in enumerate(DEGRADATIONS):
+            there = truth[:, index] > 0
+            out[f"AUC {name}"] = auc(scores[:, index], there)
+            if name != "low resolution":
+                out[f"severity rank {name}"] = rank_correlation(scores[there, index], truth[there, index])
+        return out
+
+    def file(self, folder: Path) -> Path:
+        return folder / "agents" / "weights" / POCKET / "model.safetensors"
+
+    def ship(self, network: Any, folder: Path, facts: dict[str, Any]) -> None:
+        place = self.file(folder).parent
+        vlm: Vlm = network.vlm[0]
+        vlm.model.half().save_pretrained(place)
+        vlm.processor.save_pretrained(place)
+        assert perceive(load(VlmSpec(str(place))), [np.zeros((32, 32, 3), np.uint8)]).shape == (
+            1,
+            len(DEGRADATIONS),
+        )  # it loads
+        parameters, sizes = sum(p.numel() for p in vlm.model.parameters()), json.dumps(pocket.sizes(vlm.model.config))
+        recipe = {
+            "architecture": f"Qwen3VLForConditionalGeneration, {parameters:,} parameters, kept in half precision: {sizes}",
+            "task": f"{ASK!r}, answered by one of five levels for each of eight degradations; it knows nothing of tools",
+            "loss": "next token on the answer + 0.5 x the levels by a linear layer on the mean image token, which does not ship",
+            "batch": f"{self.batch} pictures in two views (64 and 96 pixels)",
+        }
+        about = "A small Qwen3-VL that sees degradations: where the vision-language agent's own training begins."
+        write_card(self.file(folder), self.name, about, recipe, facts)
+
+
+def see(vlm: Vlm, images: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 [images, 3, height, width], all of one size."""
+    seen = vlm.processor.image_processor(images=list(images))
+    return torch.as_tensor(seen["pixel_values"]), torch.as_tensor(seen["image_grid_thw"])
+
+
+class Words:
+    """Question and answer as tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image: int = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.question = self.ids(BARE.format(ask=ASK))
+        self.names = [self.ids(f"{name}:" if k == 0 else f"\n{name}:") for k, name in enumerate(DEGRADATIONS)]
+        self.levels = [self.ids(f" {level}") for level in SAID]
+        assert all(len(level) == 1 for level in self.levels)
+
+    def ids(self, text: str) -> list[int]:
+        return [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    def asked(self, tokens: int) -> list[int]:
+        """The question about an image of so many tokens."""
+        return [i for token in self.question for i in ([token] * tokens if token == self.image else [token])]
+
+    def lesson(self, levels: NDArray[np.int64], tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Question and answer [images, columns], the columns before each level [degradations], the levels' tokens."""
+        ids, at = self.asked(tokens), []
+        for name in self.names:
+            ids += [*name, 0]
+            at.append(len(ids) - 2)
+        out = np.tile(np.array(ids), (len(levels), 1))
+        target = np.array([level[0] for level in self.levels])[levels]
+        out[:, np.array(at) + 1] = target
+        return out, np.array(at), target
+
+    def place(self, ids: NDArray[np.int64], grid: tuple[int, int]) -> NDArray[np.int64]:
+        return positions(ids.tolist(), [grid], 0, self.image)[0]
+
+
+@torch.inference_mode()
+def perceive(vlm: Vlm, images: Sequence[Image], at_once: int = 64) -> NDArray[np.float64]:
+    """What the model says of each image, [images, degradations] in 0..1: the mean level, each asked after the likeliest before it."""
+    vlm.eval()
+    words, chat = Words(vlm.processor.tokenizer), vlm.chat(Toolbox.load("pocket"))
+    levels = torch.tensor([level[0] for level in words.levels])
+    out = []
+    for first in range(0, len(images), at_once):
+        some = images[first : first + at_once]
+        context = Context(vlm)
+        context.repeat(len(some))
+        context.read(
+            [words.asked(chat.tokens_of(image)) for image in some], [[image] for image in some], Sight(vlm, chat, some)
+        )
+        said = []
+        for name in words.names:
+            chances = context.read([name] * len(some))[:, levels].float().softmax(dim=-1).cpu()
+            said.append((chances @ torch.linspace(0, 1, len(LEVELS))).numpy())
+            context.read([[int(levels[best])] for best in chances.argmax(dim=-1)])
+        out.append(np.stack(said, axis=1))
+    return np.concatenate(out).astype(np.float64)
