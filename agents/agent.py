@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ Observations = dict[str, np.ndarray]
 
 
 class Agent(Protocol):
-    """Anything that decides. Who asks a model several times for one action says so: `trajectory.steps[-1].notes["policy_calls"]`."""
+    """Anything that decides. One that spends more on a decision than one look at the policy is a `NotingAgent` as well."""
 
     name: str
     encoder: Model | None  # whose features it wants to see in place of the image
@@ -31,6 +31,17 @@ class Player(Protocol):
 
     def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:
         """Play trajectories that have begun to their end, all side by side."""
+
+
+@runtime_checkable
+class NotingAgent(Protocol):
+    """An agent that says what its decisions cost, or why it made them."""
+
+    def notes(self) -> Sequence[dict[str, Any]]:
+        """For each row of the last `act` what to note in the step that it led to.
+
+        `policy_calls` and `tool_calls` are what the decision cost in all, the action's own call among them.
+        """
 
 
 def observer_for(agent: Agent, world: World) -> Observer:
@@ -67,4 +78,7 @@ def finish(world: World, observer: Observer, agent: Agent, trajectories: Sequenc
     going = [t for t in trajectories if not t.ended]
     while going:
         world.step(going, agent.act(observer.observe_batch(going), going).tolist())
+        if isinstance(agent, NotingAgent):
+            for trajectory, notes in zip(going, agent.notes(), strict=True):
+                trajectory.steps[-1].notes.update(notes)
         going = [t for t in going if not t.ended]

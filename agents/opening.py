@@ -1,4 +1,4 @@
-"""An agent by name: `random`, `none`, a tool, several tools in a row, or the folder of a run."""
+"""An agent by name: `random`, `none`, `4kagent`, a tool, several tools in a row, or the folder of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pool import Problem
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
-FORMS = "random, none, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
+FORMS = "random, none, 4kagent, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
 
 
 def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
@@ -19,6 +19,10 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
         return RandomAgent(seed)
     if spec == "none":
         return FixedAgent([], world.stop, "no tool")
+    if spec == "4kagent":
+        from agents.training_free.four_k_agent import FourKAgent  # it knows open_clip, which takes a second to import
+
+        return FourKAgent(world)
     if (folder := agent_folder(spec)) is not None:
         agent = ClipMlpAgent.load(folder)
         agent.check_toolbox(world.toolbox)

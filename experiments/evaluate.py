@@ -5,8 +5,8 @@
     python experiments/evaluate.py --agent denoise/drunet+dejpeg/drunet --suite noise+jpeg
 
 Toolbox, horizon and crop are those that a trained agent was trained with, unless they are given. You see one line for each case and one
-for all. `calls` are tool calls, `policy calls` executions of the policy, both per image; seconds are wall time per image with
-`--at-once` images side by side (1 shows what a single image takes).
+for all. `calls` are tool calls, those that were only tried among them, `policy calls` executions of the policy, both per image; seconds
+are wall time per image with `--at-once` images side by side (1 shows what a single image takes).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tir_env.world import World
 @dataclass
 class Evaluate:
     agent: str
-    """The folder of a run, random, none, a tool such as denoise/drunet, or several in a row joined by +."""
+    """The folder of a run, random, none, 4kagent, a tool such as denoise/drunet, or several in a row joined by +."""
     suite: str = "mio100-a"
     """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
     images: str = "skimage"

@@ -15,11 +15,14 @@ from rich.table import Table
 
 from experiments.runs import Row
 from tir_env.drawing import save_figure
-from tir_env.trajectory import Trajectory
+from tir_env.trajectory import STOP, Trajectory
 
 
 def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds: float | None = None) -> dict[str, Any]:
-    """Means and standard deviations over episodes; what could not be scored counts among the failures and nowhere else."""
+    """Means and standard deviations over episodes; what could not be scored counts among the failures and nowhere else.
+
+    Calls are what the decisions cost: an agent that tries several tools for one action says so in the notes of its steps.
+    """
     row: dict[str, Any] = {"reward": float(np.mean([t.total_reward for t in trajectories]))}
     for metric in metrics:
         scored = [t for t in trajectories if metric in t.gains()]
@@ -30,7 +33,7 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
         row[f"{metric} better"] = float((gain > 0).mean())
     decisions = [step for t in trajectories for step in t.steps]
     usage = Counter(step.tool for step in decisions)
-    row["calls"] = float(np.mean([len(t.tool_names) for t in trajectories]))
+    row["calls"] = sum(step.notes.get("tool_calls", int(step.tool != STOP)) for step in decisions) / len(trajectories)
     row["policy calls"] = sum(step.notes.get("policy_calls", 1) for step in decisions) / len(trajectories)
     row["failures"] = float(sum(len(t.failures) for t in trajectories))
     if seconds is not None:

@@ -67,6 +67,17 @@ def test_no_tool_gains_nothing(agent: Path, tmp_path: Path) -> None:
     assert (whole["psnr gain"], whole["calls"], whole["policy calls"]) == (0, 0, 1)
 
 
+def test_a_trying_agent_pays_for_what_it_tried(agent: Path, tmp_path: Path) -> None:
+    done = within(
+        "evaluate.py", "--agent", "4kagent", "--toolbox", agent / "small.yaml", "--suite", "noise", "--episodes", 4, "--json",
+        tmp_path / "e.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "e.json").read_text())
+    assert data["all"]["policy calls"] == 1
+    assert data["all"]["calls"] >= np.mean([len(e["tools"]) for e in data["episodes"]]) > 0
+
+
 def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: Path, photo: Image) -> None:
     photos = tmp_path / "photos"
     write_image(photos / "one.png", photo[:100, :150])

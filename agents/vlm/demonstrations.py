@@ -1,0 +1,186 @@
+"""Demonstrations for supervised fine-tuning: a teacher plays, exploration-driven perturbation varies, a folder keeps them.
+
+Exploration-driven perturbation (EDP) is TIR-Agent's (arXiv:2603.27742, eqs. 1-4). The images of a perturbed trajectory are those that
+its own order and tools give: it is played again, never pasted together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agents.agent import Agent, observer_for, play
+from agents.diversity import Plan
+from pool import Problem
+from tir_env.files import write_aside
+from tir_env.tools import Toolbox
+from tir_env.trajectory import Start, Trajectory
+from tir_env.world import World
+
+JSON = "demonstrations.json"
+AT_ONCE = 64
+
+
+class DemonstrationsError(Problem):
+    """A folder of demonstrations that cannot be read, is not whole, or was made with other tools."""
+
+
+def demonstrate(world: World, agent: Agent, starts: Sequence[Start], at_once: int = AT_ONCE) -> list[Trajectory]:
+    """What the teacher does from every start. Trajectories in which something failed teach nothing and are left out: there are
+    `len(starts)` less the result's length of them."""
+    return _flawless(play(world, observer_for(agent, world), agent, starts, at_once))
+
+
+def _flawless(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    return [trajectory for trajectory in trajectories if not trajectory.failures]
+
+
+# -- exploration-driven perturbation ---------------------------------------------------------------------------------------------
+
+
+def permuted(plans: Sequence[Plan], alpha_t: float, rng: np.random.Generator) -> list[tuple[int, Plan]]:
+    """Eqs. 1-2, F^t(S) = S ∪ G(S'): all plans, then those that were sampled, each with probability α^t, in a random order.
+
+    Each comes with the index of its source. The union keeps what a permutation left as it was, so that short plans keep their share.
+    """
+    sampled = np.flatnonzero(rng.random(len(plans)) < alpha_t).tolist()
+    shuffled = [(i, tuple(plans[i][k] for k in rng.permutation(len(plans[i])))) for i in sampled]
+    return [*enumerate(plans), *shuffled]
+
+
+def resampled(plan: Plan, toolbox: Toolbox, alpha_m: float, rng: np.random.Generator) -> Plan:
+    """Eq. 3, P^m(m|t) = (1 - α^m) P(m|t) + α^m U(m|t): with probability α^m a step's tool is drawn from all that the task has."""
+    return tuple(_drawn(toolbox[name].task, toolbox, rng) if rng.random() < alpha_m else name for name in plan)
+
+
+def _drawn(task: str, toolbox: Toolbox, rng: np.random.Generator) -> str:
+    names = [tool.name for tool in toolbox if tool.task == task]
+    return names[rng.integers(len(names))]
+
+
+def perturb(
+    demonstrations: Sequence[Trajectory], world: World, alpha_t: float = 0.3, alpha_m: float = 0.4, seed: int = 0
+) -> list[Trajectory]:
+    """Eq. 4, F^m(F^t(S)): first S in its order, each with its own or other tools, then what was permuted.
+
+    What is as it was is the same object, not played again. A plan in which a tool fails or would enlarge an image twice is left out.
+    """
+    for name, alpha in (("alpha_t", alpha_t), ("alpha_m", alpha_m)):
+        if not 0 <= alpha <= 1:
+            raise Problem(name, f"is a probability, not {alpha}", "Use a number from 0 to 1; the paper has 0.3 and 0.4.")
+    rng = np.random.default_rng(seed)
+    plans = [tuple(demonstration.tool_names) for demonstration in demonstrations]
+    wanted = [(i, resampled(plan, world.toolbox, alpha_m, rng)) for i, plan in permuted(plans, alpha_t, rng)]
+    made = [demonstrations[i] for i, _ in wanted]
+    changed = [place for place, (i, plan) in enumerate(wanted) if plan != plans[i]]
+    played = execute(world, [demonstrations[wanted[k][0]].start for k in changed], [wanted[k][1] for k in changed])
+    for place, trajectory in zip(changed, played, strict=True):
+        made[place] = trajectory
+    return _flawless(made)
+
+
+def execute(world: World, starts: Sequence[Start], plans: Sequence[Plan], at_once: int = AT_ONCE) -> list[Trajectory]:
+    """Each start with its own plan, `at_once` side by side; a plan shorter than the horizon ends with a stop."""
+    done: list[Trajectory] = []
+    for first, last in pairwise([*range(0, len(starts), at_once), len(starts)]):
+        begun = world.begin(starts[first:last])
+        going = list(zip(begun, plans[first:last], strict=True))
+        while going:
+            world.step([trajectory for trajectory, _ in going], [_action(world, *each) for each in going])
+            going = [(trajectory, plan) for trajectory, plan in going if not trajectory.ended]
+        done += begun
+    return done
+
+
+def _action(world: World, trajectory: Trajectory, plan: Plan) -> int:
+    number = len(trajectory.steps)
+    return world.toolbox.index(plan[number]) if number < len(plan) else world.stop
+
+
+# -- as a folder -----------------------------------------------------------------------------------------------------------------
+
+
+class Index(BaseModel):
+    """What the folder says of itself: where its demonstrations come from, with which tools, how they were perturbed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    version: Literal[1] = 1
+    toolbox: str
+    tools: tuple[str, ...]
+    suite: str
+    images: str
+    horizon: int
+    alpha_t: float
+    alpha_m: float
+    count: int = Field(gt=0)
+    starts: int  # different ones
+    steps: int
+
+
+def save(trajectories: Sequence[Trajectory], folder: Path, world: World, *, alpha_t: float = 0.0, alpha_m: float = 0.0) -> Path:
+    """A folder for each trajectory, with its images, and an index; all or nothing. Replaces other demonstrations, and nothing else."""
+    if not trajectories:
+        raise DemonstrationsError(folder, "would hold no demonstrations", "Did the teacher's tools all fail?")
+    if folder.exists() and not (folder / JSON).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DemonstrationsError(folder, "holds other files", "Name a folder of its own.")
+    tools = tuple(tool.name for tool in world.toolbox)
+    if any(trajectory.tools != tools for trajectory in trajectories):
+        raise DemonstrationsError(
+            folder, "would hold demonstrations with other tools than the world's", "Save them with theirs."
+        )
+    index = Index(
+        toolbox=world.toolbox.name, tools=tools, suite=world.suite.name,
+        images=world.images.name, horizon=world.horizon, alpha_t=alpha_t, alpha_m=alpha_m, count=len(trajectories),
+        starts=len({t.start for t in trajectories}), steps=sum(len(t.steps) for t in trajectories),
+    )  # fmt: skip
+
+    def write(place: Path) -> None:
+        for number, trajectory in enumerate(trajectories):
+            trajectory.save(place / _name(number), images="png")
+        (place / JSON).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    return write_aside(folder, write)
+
+
+def _name(number: int) -> str:
+    return f"{number:04d}"
+
+
+def load(folder: Path, world: World) -> list[Trajectory]:
+    """What `save` wrote, whole and made with this world's tools, or a `Problem`."""
+    index = read_index(folder)
+    tools = tuple(tool.name for tool in world.toolbox)
+    if index.tools != tools:
+        other = ", ".join(sorted(set(index.tools) ^ set(tools))[:4]) or "the same ones in another order"
+        reason = f"was made with other tools than toolbox {world.toolbox.name!r} has: {other}"
+        raise DemonstrationsError(folder, reason, f"Open the world with toolbox {index.toolbox!r}, or make them again.")
+    names = [_name(number) for number in range(index.count)]
+    here = {path.name for path in folder.iterdir() if path.is_dir()}
+    if strange := sorted(here ^ set(names)):
+        reason = f"does not hold its {index.count} demonstrations: {', '.join(strange[:4])} missing or not its own"
+        raise DemonstrationsError(folder, reason, "Make them again.")
+    trajectories = [Trajectory.load(folder / name) for name in names]
+    if strange := [name for name, t in zip(names, trajectories, strict=True) if t.tools != tools or not t.ended]:
+        reason = f"{strange[0]} was made with other tools, or never ended"
+        raise DemonstrationsError(folder, reason, "Files of several folders were mixed: make them again.")
+    return trajectories
+
+
+def read_index(folder: Path) -> Index:
+    path = folder / JSON
+    remedy = "Name a folder that demonstrations.save() wrote."
+    try:
+        return Index.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DemonstrationsError(path, f"cannot be read: {error}", remedy) from error
+    except ValidationError as error:
+        problem: Any = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        reason = f"is no index of demonstrations of version 1: {where}: {problem['msg']}"
+        raise DemonstrationsError(path, reason, remedy) from error
