@@ -13,8 +13,8 @@ import torch
 
 from agents.agent import Observations
 from agents.vlm import words
-from agents.vlm.context import Context
 from agents.vlm.chat import Dialogue, Piece
+from agents.vlm.context import Context
 from agents.vlm.model import Sight, Vlm, VlmError, VlmSpec, load
 from agents.vlm.rollout import Clock, Episode, Manner, play, speak
 from agents.vlm.sft import dialogue_of

@@ -1,8 +1,8 @@
 """Dialogues to tensors for learning: many lie in one row behind the system prompt that they share, and do not see each other.
 
-A row is a tree: the system prompt, behind it the first image of each group, behind that the group's dialogues. So what rollouts share is
-read once. Columns are no positions: each token keeps the position that it has when its dialogue is alone, and attends to what came
-before it in its own dialogue.
+A row is a tree: the system prompt, behind it the first image of each group, behind that the group's dialogues. So what rollouts
+share is read once. Columns are no positions: each token keeps the position that it has when its dialogue is alone, and attends to what
+came before it in its own dialogue.
 """
 
 from __future__ import annotations
