@@ -53,7 +53,7 @@ class VlmAgent:
         dialogues = [dialogue_of(self.chat, trajectory, ended=False) for trajectory in trajectories]
         with torch.inference_mode():
             context = Context(self.vlm)
-            context.repeat(len(dialogues))
+            context.branch([0] * len(dialogues))
             images = [[i for piece in (d.prefix, *d.pieces) for i in piece.images] for d in dialogues]
             ids = [[i for piece in (d.prefix, *d.pieces) for i in piece.ids] for d in dialogues]
             logits = context.read(ids, images, Sight(self.vlm, self.chat, [image for seen in images for image in seen]))

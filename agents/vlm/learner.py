@@ -12,21 +12,20 @@ from torch import Tensor, nn
 
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.model import Vlm, VlmError
-from agents.vlm.pack import Packed, Row, arrange, log_probabilities
+from agents.vlm.lessons import Lesson, parts, read
 from agents.vlm.team import Team
 from tir_env.files import write_aside
 
 STATE = "learner.pt"
-# The loss of some rows: packed, log-probabilities, entropies → a part of the sum over all.
-Loss = Callable[[Packed, Tensor, Tensor], Tensor]
+Loss = Callable[[Lesson], Tensor]  # a part of the sum over all
 
 
 @dataclass(frozen=True)
 class Effort:
     """How a gradient step is made. None of it changes the result."""
 
-    row: int = 2048  # tokens that dialogues may share a row of
-    tokens: int = 8192  # at a time, in rows of about equal length
+    tokens: int = 8192  # at a time, padding among them
+    share: bool = True  # read once what dialogues share
 
 
 class Learner:
@@ -39,27 +38,16 @@ class Learner:
         fused = team.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(vlm.trained.values(), lr=lr, weight_decay=decay, betas=(0.9, 0.95), fused=fused)
 
-    def parts(self, dialogues: Sequence[Dialogue]) -> list[list[Row]]:
-        """Rows that are computed together, long ones first. Under FSDP as many on every learner: the last ones come again, empty."""
-        rows = sorted(arrange(dialogues, self.chat.shared, self.effort.row), key=lambda row: -row.width)
-        parts: list[list[Row]] = []
-        for row in rows:
-            if parts and (len(parts[-1]) + 1) * parts[-1][0].width <= self.effort.tokens:
-                parts[-1].append(row)
-            else:
-                parts.append([row])
-        return parts
-
     def gradient_step(self, dialogues: Sequence[Dialogue], loss: Loss, lr: float, temperature: float = 1.0) -> float:
         """One step on the sum of `loss` over all rows of all learners; the gradient's norm."""
         self.vlm.train()
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self.parts(dialogues)
-        for number in range(self.team.most(len(parts)) if self.team.sharded else len(parts)):
-            rows = parts[min(number, len(parts) - 1)]
-            packed, logps, entropies = log_probabilities(self.vlm, self.chat, dialogues, rows, temperature)
-            value = loss(packed, logps, entropies)
-            self.team.backward(value if number < len(parts) else 0.0 * value)
+        taken = parts(dialogues, self.chat.shared, self.effort.tokens)
+        # Under FSDP all learners compute equally often: the last part comes again, and counts for nothing.
+        for number in range(self.team.most(len(taken)) if self.team.sharded else len(taken)):
+            members = taken[min(number, len(taken) - 1)]
+            value = loss(read(self.vlm, self.chat, dialogues, members, temperature, self.effort.share))
+            self.team.backward(value if number < len(taken) else 0.0 * value)
         self.team.share_gradients(self.vlm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
