@@ -8,7 +8,7 @@
 
 This module imports without TRL. `experiments/examples/train_with_trl.py` runs it; our own learner is `agents/vlm/grpo.py`.
 
-**What TRL does not allow** (1.8 to 1.16; older ones return no images from tools, or count failures as rewards of 0):
+**What TRL does not allow** (1.16):
 
 - Tools run one rollout after another, asynchronous ones, too: a pool of many workers is never asked for more than one at a time.
 - An environment cannot end an episode. After the horizon a call is answered in words and does nothing; the policy has to stop, or
