@@ -63,7 +63,7 @@ class PocketVlm(Job):
     """The job of `make_weights`. An item is two views of a degraded picture and its severities."""
 
     name: str = POCKET
-    steps: int = 6000
+    steps: int = 5000
     share: float = 20.0
     rate: float = 1e-3
     batch: int = 16
@@ -73,7 +73,9 @@ class PocketVlm(Job):
 
     def network(self) -> nn.Module:
         model, processor = pocket.build(corpus())
-        return Network(prepared(model, processor, VlmSpec()))
+        vlm = prepared(model, processor, VlmSpec())
+        begin(vlm)
+        return Network(vlm)
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         item = self.pictures.sample(rng)
@@ -89,22 +91,26 @@ class PocketVlm(Job):
         rng = np.random.default_rng(int(batch["seed"][0]))
         severities = batch["severities"].cpu().numpy()
         total = torch.zeros((), device=batch["severities"].device)
-        for size in ("small", "large"):
+        asked = int(rng.integers(2))
+        for number, size in enumerate(("small", "large")):
             pixels, grids = see(vlm, batch[size])
             features = vlm("look", pixels, grids)
             count = len(grids)
             seen = network.levels(features[:, 0].unflatten(0, (count, -1)).mean(dim=1)).unflatten(1, (len(DEGRADATIONS), -1))
             wanted = memberships(batch["severities"])
+            read = -(wanted * F.log_softmax(seen, dim=-1)).sum(dim=-1).mean()
+            total = total + len(DEGRADATIONS) * 0.5 * read
+            if number != asked:
+                continue  # asking takes as long as looking
             levels = np.minimum((4 * severities + rng.random(severities.shape)).astype(int), len(LEVELS) - 1)
             ids, at, target = self.words.lesson(levels, len(features) // count)
             place = np.stack([self.words.place(ids[0], (int(grids[0, 1]) // 2, int(grids[0, 2]) // 2))] * count, axis=1)
-            logits = vlm(
-                "read", torch.from_numpy(ids), torch.from_numpy(place), torch.ones(ids.shape, dtype=torch.bool), features,
-                at=(slice(None), torch.from_numpy(at)),
-            )  # fmt: skip
-            said = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(target).to(logits.device).flatten())
-            read = -(wanted * F.log_softmax(seen, dim=-1)).sum(dim=-1).mean()
-            total = total + len(DEGRADATIONS) * (said + 0.5 * read) / 2
+            allowed = np.tril(np.ones((ids.shape[1], ids.shape[1]), bool))[None, None].repeat(count, axis=0)
+            arguments = (torch.from_numpy(a) for a in (ids, place, allowed))
+            rows, columns = np.divmod(np.arange(count * len(at)), len(at))
+            where = torch.from_numpy(rows), torch.from_numpy(at[columns])
+            logits = vlm("read", *arguments, features, None, (), where)
+            total = total + len(DEGRADATIONS) * F.cross_entropy(logits, torch.from_numpy(target).to(logits.device).flatten())
         return total
 
     def figures(self, network: Any) -> dict[str, float]:
@@ -143,11 +149,40 @@ class PocketVlm(Job):
         recipe = {
             "architecture": f"Qwen3VLForConditionalGeneration, {parameters:,} parameters, kept in half precision: {sizes}",
             "task": f"{ASK!r}, answered by one of five levels for each of eight degradations; it knows nothing of tools",
+            "first weights": "patches by a whitened cosine transform",
             "loss": "next token on the answer + 0.5 x the levels by a linear layer on the mean image token, which does not ship",
             "batch": f"{self.batch} pictures in two views (64 and 96 pixels)",
         }
         about = "A small Qwen3-VL that sees degradations: where the vision-language agent's own training begins."
         write_card(self.file(folder), self.name, about, recipe, facts)
+
+
+@torch.no_grad()
+def begin(vlm: Vlm) -> None:
+    """First weights with which a tower so small learns ten times faster than with transformers' own.
+
+    The patch embedding is a cosine transform of luminance and, at low frequencies, colour, each output of unit variance over natural
+    patches, so that noise and edges are no smaller than brightness. Linear layers are as wide as what they read asks for.
+    """
+    visual = vlm.model.model.visual
+    for layer in vlm.model.modules():
+        if isinstance(layer, nn.Linear) and layer is not vlm.model.lm_head:
+            layer.weight.normal_(0, layer.in_features**-0.5)
+    patch, outputs = pocket.PATCH, visual.patch_embed.proj.out_channels
+    wave = np.cos(np.pi * np.outer(np.arange(patch), 2 * np.arange(patch) + 1) / (2 * patch)) * np.sqrt(2 / patch)
+    wave[0] /= np.sqrt(2)
+    order = sorted(np.ndindex(patch, patch), key=lambda uv: (sum(uv), uv))
+    colours = np.array([[0.3, 0.59, 0.11], [-0.17, -0.33, 0.5], [0.5, -0.42, -0.08]])  # luminance, blue, red
+    rest = (outputs - len(order)) // 2
+    wanted = [(0, uv) for uv in order] + [(c, uv) for uv in order[:rest] for c in (1, 2)]
+    kernels = [np.multiply.outer(colours[c], np.outer(wave[u], wave[v])) for c, (u, v) in wanted]
+    weight = torch.tensor(np.stack(kernels), dtype=torch.float32)[:, :, None] / 2  # the two frames are the same picture
+    visual.patch_embed.proj.weight.copy_(weight.expand_as(visual.patch_embed.proj.weight))
+    visual.patch_embed.proj.bias.zero_()
+    photos = torch.stack([torch.from_numpy(photo.image.copy()).permute(2, 0, 1) for photo in generated(24, seed=5, size=128)])
+    seen = visual.patch_embed(see(vlm, photos)[0])
+    visual.patch_embed.proj.weight.div_(seen.std(0)[:, None, None, None, None])
+    visual.patch_embed.proj.bias.copy_(-seen.mean(0) / seen.std(0))
 
 
 def see(vlm: Vlm, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +234,7 @@ def perceive(vlm: Vlm, images: Sequence[Image], at_once: int = 64) -> NDArray[np
     for first in range(0, len(images), at_once):
         some = images[first : first + at_once]
         context = Context(vlm)
-        context.repeat(len(some))
+        context.branch([0] * len(some))
         context.read(
             [words.asked(chat.tokens_of(image)) for image in some], [[image] for image in some], Sight(vlm, chat, some)
         )
