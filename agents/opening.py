@@ -1,4 +1,4 @@
-"""An agent by name: `random`, `none`, `4kagent`, a tool, several tools in a row, or the folder of a run."""
+"""An agent by name: `random`, `none`, `4kagent`, `oracle:psnr`, a tool, several tools in a row, or the folder of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from agents.agent import Agent
 from agents.clip_mlp.agent import JSON, ClipMlpAgent
-from agents.training_free.bounds import FixedAgent, RandomAgent
+from agents.training_free.bounds import FixedAgent, GreedyOracle, RandomAgent
 from pool import Problem
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
-FORMS = "random, none, 4kagent, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
+FORMS = "random, none, 4kagent, oracle:psnr, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
 
 
 def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
@@ -20,6 +20,8 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
         return RandomAgent(seed)
     if spec == "none":
         return FixedAgent([], world.stop, "no tool")
+    if spec.startswith("oracle:"):
+        return GreedyOracle(world, spec.removeprefix("oracle:"))
     if spec == "4kagent":
         from agents.training_free.four_k_agent import FourKAgent  # it knows open_clip, which takes a second to import
 

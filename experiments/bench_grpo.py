@@ -1,0 +1,238 @@
+"""A step of GRPO on a tool-calling vision-language model: ours against TRL's GRPOTrainer, in turns, on the same work.
+
+    python experiments/bench_grpo.py --json grpo.json
+
+Both have the same model, world, starts, tools and number of rollouts. The model has learnt to call four tools one after another, so
+that all rollouts take four turns. Tools take no time, or as long as `--delays` says. You see seconds for a step and their ratio,
+with the spread over rounds, and where our time goes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agents.vlm import pocket
+from agents.vlm.demonstrations import execute
+from agents.vlm.grpo import Grpo, GrpoSettings
+from agents.vlm.learner import Effort
+from agents.vlm.model import Vlm, VlmSpec, prepared
+from agents.vlm.rollout import Manner
+from agents.vlm.sft import Sft, SftSettings
+from agents.vlm.team import Team
+from agents.vlm.trl_adapter import arguments, chat, dataset, design_reward, needed, restoration_environments
+from experiments.console import at_least, main, write_json
+from pool import Pool, connect, dissolve
+from tir_env.tools import Tool, Toolbox
+from tir_env.world import World
+
+POOL = "bench-grpo"
+
+
+@dataclass
+class Bench:
+    sides: tuple[int, ...] = (128, 384)
+    """Sides of the images."""
+    delays: tuple[float, ...] = (0.0, 0.05)
+    """Seconds that a tool takes."""
+    turns: int = 4
+    """Tool calls in an episode."""
+    prompts: int = 8
+    """Starts in a step."""
+    rollouts: int = 8
+    """Rollouts of each."""
+    rounds: int = 3
+    """Steps of each, in turns, after one that does not count."""
+    workers: int = 16
+    """Processes of the pool where tools take time; both use them."""
+    warm_up: int = 120
+    """Steps of supervised learning before, at 64 pixels, and a tenth of them at full size."""
+    threads: int = 2
+    """That PyTorch computes with."""
+    seed: int = 0
+    """Of everything."""
+    json: Path | None = None
+    """Write all figures here."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """An engine that waits, then adds to all pixels."""
+
+    by: int
+    seconds: float
+    weights: None = None
+
+    def load(self, tool: Tool) -> Any:
+        def run(batch: np.ndarray) -> np.ndarray:
+            time.sleep(self.seconds * len(batch))
+            return np.clip(batch.astype(int) + self.by, 0, 255).astype(np.uint8)
+
+        return run
+
+
+def shifts(count: int, seconds: float) -> Toolbox:
+    return Toolbox("shifts", [Tool("brighten", f"by_{k}", Shift(k, seconds)) for k in range(1, count + 1)])
+
+
+def bench(settings: Bench) -> None:
+    at_least(1, turns=settings.turns, prompts=settings.prompts, rounds=settings.rounds, threads=settings.threads)
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    needed("trl")
+    torch.set_num_threads(settings.threads)
+    console = Console()
+    results = []
+    for side in settings.sides:
+        vlm = prepared_model(side, settings)
+        for delay in settings.delays:
+            with ExitStack() as stack:
+                # Each remembers its own results; the workers are the same.
+                pools = [stack.enter_context(opened(delay, settings)) for _ in range(2)]
+                worlds = [world_of(side, delay, pool, settings) for pool in pools]
+                results.append({"side": side, "delay": delay, **measured(vlm, worlds, settings)})
+            if delay:
+                dissolve(POOL)
+            console.print(show(results))
+            write_json(settings.json, {"settings": asdict(settings), "results": results})
+
+
+def opened(delay: float, settings: Bench) -> Pool:
+    return connect("ray", name=POOL, workers=settings.workers) if delay else connect("local")
+
+
+def world_of(side: int, delay: float, pool: Pool, settings: Bench) -> World:
+    tools = shifts(settings.turns, delay)
+    world = World("generated:64", "all", "noise+jpeg", tools, "gain:psnr", ("psnr",), settings.turns, side, pool=pool)
+    world.reward.every_step = False
+    return world
+
+
+def prepared_model(side: int, settings: Bench) -> Vlm:
+    """It calls all tools in random order, whatever it sees."""
+    torch.manual_seed(settings.seed)
+    vlm = prepared(*pocket.build(pocket.texts([shifts(settings.turns, 0.0)])), VlmSpec())
+    for pixels, steps in ((64, settings.warm_up), (side, settings.warm_up // 10)):
+        with connect("local") as pool:
+            world = world_of(pixels, 0.0, pool, settings)
+            rng = np.random.default_rng(settings.seed)
+            names = [tool.name for tool in world.toolbox]
+            plans = [tuple(rng.permutation(names).tolist()) for _ in range(16)]
+            played = execute(world, [world.draw(1, k) for k in range(len(plans))], plans)
+        learner = Sft(vlm, chat(world, vlm.processor), played, SftSettings(steps / 2, 8, 2e-3), Team(), settings.seed, Effort())
+        for _ in range(steps):
+            figures = learner.step()
+        print(f"{pixels} pixels: {steps} steps of learning to call, {figures['right']:.0%} of the tokens right", flush=True)
+    return vlm
+
+
+def measured(vlm: Vlm, worlds: list[World], settings: Bench) -> dict[str, Any]:
+    rivals: dict[str, Ours | Theirs] = {
+        "ours": Ours(copy.deepcopy(vlm), worlds[0], settings), "trl": Theirs(copy.deepcopy(vlm), worlds[1], settings)
+    }  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    calls: dict[str, list[float]] = {name: [] for name in rivals}
+    split: list[dict[str, float]] = []
+    for number in range(settings.rounds + 1):
+        for name, rival in rivals.items():
+            took, called = rival.step()
+            if number:
+                seconds[name].append(took)
+                calls[name].append(called)
+        if number:
+            split.append(rivals["ours"].split)  # type: ignore[union-attr]
+    ratios = np.array(seconds["trl"]) / np.array(seconds["ours"])
+    mean = {kind: float(np.mean([each[kind] for each in split])) for kind in split[0]}
+    return {
+        "seconds": seconds,
+        "ratio": ratios.tolist(),
+        "split": mean,
+        "calls": {k: float(np.mean(v)) for k, v in calls.items()},
+    }
+
+
+class Ours:
+    def __init__(self, vlm: Vlm, world: World, settings: Bench) -> None:
+        manner = Manner(turn=48, slips=2)
+        plan = GrpoSettings(settings.prompts, settings.rollouts, settings.prompts * settings.rollouts, lr=1e-6, manner=manner)
+        self.learner = Grpo(vlm, chat(world, vlm.processor), world, plan, Team(), settings.seed, settings.seed, Effort())
+        self.split: dict[str, float] = {}
+        self.rollouts = settings.prompts * settings.rollouts
+
+    def step(self) -> tuple[float, float]:
+        began = time.perf_counter()
+        row = self.learner.step()
+        took = time.perf_counter() - began
+        self.split = {kind: row[f"seconds/{kind}"] for kind in ("generation", "tools", "learning")}
+        return took, row["tool_calls"] / self.rollouts
+
+
+class Theirs:
+    def __init__(self, vlm: Vlm, world: World, settings: Bench) -> None:
+        trl, transformers = needed("trl"), needed("transformers")
+        self.world, self.rounds = world, 0
+        seconds: list[float] = []
+        called: list[float] = []
+
+        class Timer(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+            began = 0.0
+
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                self.began = time.perf_counter()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                seconds.append(time.perf_counter() - self.began)
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+                if "tools/call_frequency" in logs:
+                    called.append(logs["tools/call_frequency"])
+
+        self.seconds, self.called = seconds, called
+        tokens = chat(world, vlm.processor)
+        image = tokens.tokens_of(np.zeros((world.crop, world.crop, 3), np.uint8))
+        config = trl.GRPOConfig(
+            output_dir="out/bench_grpo", max_steps=1, learning_rate=1e-6, seed=settings.seed,
+            per_device_train_batch_size=settings.rollouts, num_generations=settings.rollouts,
+            gradient_accumulation_steps=settings.prompts, gradient_checkpointing=False,
+            max_completion_length=(settings.turns + 1) * (image + 96), bf16=False, use_cpu=True, logging_steps=1,
+            save_strategy="no", report_to="none", disable_tqdm=True, **arguments(world, vlm.processor),
+        )  # fmt: skip
+        self.trainer = trl.GRPOTrainer(
+            model=vlm.model, processing_class=vlm.processor, args=config,
+            train_dataset=dataset(world, settings.prompts * (settings.rounds + 1), seed=settings.seed),
+            environment_factory=restoration_environments(world), reward_funcs=[design_reward(world)], callbacks=[Timer()],
+        )  # fmt: skip
+        self.trainer.remove_callback(transformers.PrinterCallback)
+
+    def step(self) -> tuple[float, float]:
+        self.trainer.train()
+        return self.seconds[-1], self.called[-1]
+
+
+def show(results: list[dict[str, Any]]) -> Table:
+    made = Table(title="Seconds for a step, ± standard deviation over rounds", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("pixels", "tool", "ours", "TRL", "ratio", "calls", "generate/tools/learn"):
+        made.add_column(column, justify="right")
+    for row in results:
+        ours, theirs, ratio = (np.array(each) for each in (row["seconds"]["ours"], row["seconds"]["trl"], row["ratio"]))
+        split = "/".join(f"{row['split'][kind]:.1f}" for kind in ("generation", "tools", "learning"))
+        made.add_row(
+            str(row["side"]), f"{1000 * row['delay']:.0f} ms", f"{ours.mean():.1f} ±{ours.std():.1f}",
+            f"{theirs.mean():.1f} ±{theirs.std():.1f}", f"{ratio.mean():.2f} ±{ratio.std():.2f}",
+            f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}", split,
+        )  # fmt: skip
+    return made
+
+
+if __name__ == "__main__":
+    main(Bench, bench, __doc__)
