@@ -82,7 +82,7 @@ class Context:
         self.mask, self.next = self.mask.repeat(times, axis=0), self.next.repeat(times)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only. Columns that are gaps for all of them are dropped."""
+        """Go on with these rows only."""
         chosen = torch.as_tensor(rows, device=self.vlm.device)
         self.cache.batch_select_indices(chosen)
         self.mask, self.next = self.mask[rows], self.next[rows]
