@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.model import Vlm, VlmError
 from agents.vlm.pack import Packed, Row, arrange, log_probabilities
@@ -40,7 +42,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(vlm.trained.values(), lr=lr, weight_decay=decay, betas=(0.9, 0.95), fused=fused)
 
     def parts(self, dialogues: Sequence[Dialogue]) -> list[list[Row]]:
-        """Rows that are computed together, long ones first. Under FSDP as many on every learner: the last ones come again, empty."""
+        """Rows that are computed together, long ones first."""
         rows = sorted(arrange(dialogues, self.chat.shared, self.effort.row), key=lambda row: -row.width)
         parts: list[list[Row]] = []
         for row in rows:
@@ -51,15 +53,19 @@ class Learner:
         return parts
 
     def gradient_step(self, dialogues: Sequence[Dialogue], loss: Loss, lr: float, temperature: float = 1.0) -> float:
-        """One step on the sum of `loss` over all rows of all learners; the gradient's norm."""
+        """One step on the sum of `loss` over all rows of all learners; the gradient's norm.
+
+        Under FSDP all learners compute as often: who has nothing left computes something that counts for nothing.
+        """
         self.vlm.train()
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.parts(dialogues)
+        idle = [Dialogue(self.chat.opening(np.zeros((32, 32, 3), np.uint8)), [self.chat.say(words.DONE)])]
         for number in range(self.team.most(len(parts)) if self.team.sharded else len(parts)):
-            rows = parts[min(number, len(parts) - 1)]
-            packed, logps, entropies = log_probabilities(self.vlm, self.chat, dialogues, rows, temperature)
-            value = loss(packed, logps, entropies)
-            self.team.backward(value if number < len(parts) else 0.0 * value)
+            mine = number < len(parts)
+            here, rows = (dialogues, parts[number]) if mine else (idle, [Row([[0]], len(idle[0]))])
+            packed, logps, entropies = log_probabilities(self.vlm, self.chat, here, rows, temperature)
+            self.team.backward(loss(packed, logps, entropies) if mine else 0.0 * logps.sum())
         self.team.share_gradients(self.vlm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -84,6 +90,8 @@ class Learner:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         weights, optimizer = get_state_dict(self.vlm, self.optimizer, options=options)
+        learning = {f"model.{name}" for name in self.vlm.trained}
+        weights = {name: weight for name, weight in weights.items() if name in learning}  # a tied weight once, or not at all
         if self.team.rank == 0:
             state = {"weights": weights, "optimizer": optimizer, "done": self.done, "extra": self.extra_state()}
             folder.mkdir(parents=True, exist_ok=True)

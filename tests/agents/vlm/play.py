@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from agents.vlm.model import Vlm, VlmSpec, prepared
 from agents.vlm.rollout import Episode, Manner
 from tests.conftest import fake_toolbox
 from tir_env.tools import Toolbox
-from tir_env.trajectory import Start
+from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
 BRIGHTER, DARKER, FAILS, LARGER = (
@@ -87,3 +88,32 @@ def ids_of(dialogue: Dialogue) -> list[int]:
 
 def text_of(chat: Chat, piece: Piece) -> str:
     return str(chat.tokenizer.decode(piece.ids))
+
+
+# -- demonstrations that can be learnt by heart ------------------------------------------------------------------------------------
+
+PLANS = {
+    "noise": ("denoise/darker", "super_resolve/larger"),
+    "stripes": ("super_resolve/larger", "denoise/darker", "denoise/brighter"),
+    "black": (),
+    "white": (),
+}
+
+
+def begun(world: World) -> list[Trajectory]:
+    """Four pictures that a small model soon tells apart."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    stripes = np.repeat(np.array([0, 255] * 4, np.uint8), 4)[None, :, None].repeat(32, 0).repeat(3, 2)
+    black = np.zeros_like(noise)
+    pictures = dict(zip(PLANS, (noise, stripes, black, 255 - black), strict=True))
+    return [world.enter(picture, name, picture) for name, picture in pictures.items()]
+
+
+def demonstrations(world: World) -> list[Trajectory]:
+    """To each picture its plan."""
+    made = begun(world)
+    for trajectory in made:
+        actions = [world.toolbox.index(tool) for tool in PLANS[trajectory.start.image]]
+        for action in [*actions, world.stop][: world.horizon]:
+            world.step([trajectory], [action])
+    return made
