@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from agents.agent import Agent
@@ -24,6 +25,10 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
 
         return FourKAgent(world)
     if (folder := agent_folder(spec)) is not None:
+        if kind_of(folder) == "vlm":
+            from agents.vlm.agent import VlmAgent  # it knows transformers
+
+            return VlmAgent.load(folder, world.toolbox)
         agent = ClipMlpAgent.load(folder)
         agent.check_toolbox(world.toolbox)
         return agent
@@ -35,6 +40,14 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
     if len(tools) > world.horizon:
         raise Problem(f"agent {spec!r}", f"has {len(tools)} tools for {world.horizon} decisions", "Raise --horizon.")
     return FixedAgent([world.toolbox.index(tool) for tool in tools], world.stop, spec)
+
+
+def kind_of(folder: Path) -> str:
+    """What its JSON file says; the agents that read it find what is wrong with it."""
+    try:
+        return str(json.loads((folder / JSON).read_text(encoding="utf-8")).get("kind", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def agent_folder(spec: str) -> Path | None:

@@ -24,7 +24,7 @@ from rich.console import Console
 import tir_env  # noqa: F401 (registers the id)
 from agents.clip_mlp.ppo import LightPPO
 from experiments.console import at_least, main, write_json
-from experiments.light import Workplace
+from experiments.light import LightWorkplace
 from experiments.run import Run
 from pool import Problem
 
@@ -63,7 +63,7 @@ def bench(settings: Bench) -> None:
         crop=settings.crop, workers=settings.workers, seed=settings.seed,
     )  # fmt: skip
     run = replace(run, light=replace(run.light, episodes=settings.episodes, lr=RATE))
-    with Workplace(run) as place:
+    with LightWorkplace(run) as place:
         learners: dict[str, Callable[[], float]] = {
             "ours, worker processes": ours(place.algorithm(), settings.episodes),
             "ours, in process": ours(place.algorithm({"kind": "local"}), settings.episodes),

@@ -1,91 +1,34 @@
-"""What a training run of the light agent works with: a Ray, a pool, worlds on the same tools, and RLlib's algorithm."""
+"""A training run of the light agent: RLlib's algorithm on a workplace."""
 
 from __future__ import annotations
 
-import logging
-import os
-import uuid
-import warnings
 from typing import TYPE_CHECKING, Any
 
-import ray
-import torch
 from rich.console import Console
 
-from agents.clip_mlp.agent import EncoderSpec
+from agents.agent import Agent
+from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
 from agents.clip_mlp.grpo import LightGRPO
 from agents.clip_mlp.network import Shape
 from agents.clip_mlp.ppo import LightPPO, Place, configure
 from experiments.learning import train
 from experiments.runs import RunFolder
-from pool import Pool, Problem, connect, dissolve
+from experiments.workplace import Workplace
 from rewards import make_reward
-from tir_env.images.sources import Part
-from tir_env.tools import Toolbox
-from tir_env.world import World
 
 if TYPE_CHECKING:
     from experiments.run import Run
 
 
-class Workplace:
-    """Opens Ray and the pool, closes both. Mistakes in the settings are found here, before a minute is spent."""
-
+class LightWorkplace(Workplace):
     def __init__(self, settings: Run) -> None:
-        self.settings = settings
-        self.toolbox = Toolbox.load(settings.toolbox).with_weights_only()
+        super().__init__(settings)
         self.encoder = EncoderSpec(settings.encoder, settings.pretrained)
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
-        World(**self.world_settings("train"), pool="local").close()
-        World(**self.world_settings("test"), pool="local").close()
-        self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which the env runners find the same workers
-        self.pool_options: dict[str, Any] = {"kind": "local"}
-        self.pool: Pool | None = None
-        self._ours = False
-
-    def __enter__(self) -> Workplace:
-        quiet()
-        torch.set_num_threads(1)  # the MLPs are small; the cores belong to the tools
-        if not ray.is_initialized():
-            address = self.settings.ray_address
-            try:
-                ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
-            except Exception as error:  # Ray raises bare ones, among others when a busy machine starts it too slowly
-                reason = f"cannot be had: {type(error).__name__}: {error}"
-                remedy = "Try again on a less busy machine, or start one with `ray start --head` and give --ray-address auto."
-                raise Problem(f"Ray at {address!r}", reason, remedy) from error
-            self._ours = True
-        if self.settings.pool == "ray":
-            self.pool_options = {"kind": "ray", "name": self.name, "workers": self.settings.workers}
-        self.pool = connect(**self.pool_options)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.close()
-            if self.settings.pool == "ray":
-                dissolve(self.name)
-        if self._ours:
-            ray.shutdown()
-
-    def world_settings(self, part: Part) -> dict[str, Any]:
-        settings = self.settings
-        images = settings.images if part == "train" else settings.test_images or settings.images
-        return {
-            "images": images, "part": part, "suite": settings.suite, "toolbox": self.toolbox, "reward": settings.reward,
-            "metrics": settings.metrics, "horizon": settings.horizon, "crop": settings.crop,
-            "starts": settings.starts if part == "train" else 0,
-        }  # fmt: skip
-
-    def world(self, part: Part) -> World:
-        assert self.pool is not None, "a Workplace is used in a with"
-        return World(**self.world_settings(part), pool=self.pool)
 
     def describe(self) -> str:
-        settings, world = self.settings, self.world("train")
-        where = f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}"
-        return f"{settings.algo} trains {settings.policy}: {where}, encoder {settings.encoder} ({self.shape.features} features)"
+        return f"{super().describe()}, encoder {self.settings.encoder} ({self.shape.features} features)"
 
     def algorithm(self, pool: dict[str, Any] | None = None) -> LightPPO:
         """RLlib's, its environments on this workplace's pool unless another is described."""
@@ -103,28 +46,16 @@ class Workplace:
         assert isinstance(algorithm, LightPPO)
         return algorithm
 
-    def train(self, folder: RunFolder, console: Console) -> None:
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
         settings = self.settings
-        if folder.last_checkpoint()[0] >= settings.iterations:
-            return
-        algorithm = self.algorithm()
-        try:
-            tools = [tool.name for tool in self.toolbox]
-            train(
-                algorithm, folder, settings.iterations, settings.checkpoint_every, self.encoder, tools, self.shape,
-                settings.metrics, settings.wandb, console,
-            )  # fmt: skip
-        finally:
-            algorithm.stop()
-
-
-RAY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-
-
-def quiet() -> None:
-    """RLlib greets every user with a page of notices about its own history."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    for name in ("ray.rllib", "ray.tune", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*already in registry.*")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+        if folder.last_checkpoint()[0] < settings.iterations:
+            algorithm = self.algorithm()
+            try:
+                tools = [tool.name for tool in self.toolbox]
+                train(
+                    algorithm, folder, settings.iterations, settings.checkpoint_every, self.encoder, tools, self.shape,
+                    settings.metrics, settings.wandb, console,
+                )  # fmt: skip
+            finally:
+                algorithm.stop()
+        return {f"{settings.algo} {settings.policy}": ClipMlpAgent.load(folder.path / "agent")}

@@ -1,43 +1,75 @@
-"""Presets are only values: `--preset pocket` runs on a laptop in minutes, `--preset paper` is Restore-R1 as published."""
+"""Presets are only values: `--preset pocket` runs on a laptop in minutes, `--preset paper` is what was published.
+
+For the light agent that is Restore-R1, for the vision-language agent TIR-Agent.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from agents.clip_mlp.config import Hyperparameters
+from agents.vlm.config import VlmOptions
 
 Preset = Literal["pocket", "paper"]
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "pocket": {
-        "reward": "gain:psnr",
-        "toolbox": "pocket",
-        "suite": "mio100-a",
-        "images": "skimage,generated:200",
-        "test_images": "skimage",
-        "metrics": ("psnr", "ssim"),
-        "horizon": 3,
-        "crop": 64,
-        "starts": 0,
-        "iterations": 60,
-        "encoder": "pocket-clip",
-        "pretrained": "",
-        "light": Hyperparameters(lr=0.003, entropy=0.02, episodes=64, epochs=6, minibatch=64, gamma=1.0),
+POCKET: dict[str, Any] = {
+    "reward": "gain:psnr",
+    "toolbox": "pocket",
+    "suite": "mio100-a",
+    "images": "skimage,generated:200",
+    "test_images": "skimage",
+    "metrics": ("psnr", "ssim"),
+    "horizon": 3,
+    "crop": 64,
+    "starts": 0,
+    "iterations": 60,
+    "encoder": "pocket-clip",
+    "pretrained": "",
+    "light": Hyperparameters(lr=0.003, entropy=0.02, episodes=64, epochs=6, minibatch=64, gamma=1.0),
+}
+PAPER: dict[str, Any] = {
+    "toolbox": "full",
+    "images": "images",  # a folder of clean photographs, MiO100 in the papers
+    "test_images": "",
+    "metrics": ("psnr", "ssim", "lpips", "maniqa", "clipiqa", "musiq"),
+    "horizon": 4,
+    "crop": 0,
+}
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("pocket", "clip_mlp"): POCKET,
+    ("pocket", "vlm"): POCKET
+    | {
+        "reward": "mar",
+        "metrics": ("psnr", "ssim", "pocket-deqa"),
+        "iterations": 40,
+        "vlm": VlmOptions(
+            dtype="float32", demonstrations=384, sft_epochs=4, sft_batch=16, sft_lr=1e-3, prompts=8, rollouts=8, at_once=64,
+            rl_lr=1e-4, updates=2, rl_epochs=2, turn_tokens=48, batch_tokens=8192, train_vision=True,
+        ),
     },
     # Restore-R1, section 4: one policy for all of Setting I, 20 images per combination, reward DeQA-Score.
-    "paper": {
+    ("paper", "clip_mlp"): PAPER
+    | {
         "reward": "gain:deqa",
-        "toolbox": "full",
         "suite": "restore-r1-i",
-        "images": "images",  # a folder of clean photographs, MiO100 in the paper
-        "test_images": "",
-        "metrics": ("psnr", "ssim", "lpips", "maniqa", "clipiqa", "musiq"),
-        "horizon": 4,
-        "crop": 0,
         "starts": 100,
         "iterations": 200,
         "encoder": "ViT-L-14",
         "pretrained": "openai",
         "light": Hyperparameters(),
     },
-}
+    # TIR-Agent, section 4: 39,827 demonstrations, 4,000 image pairs in stage 2, which 64 prompts a step go through once.
+    ("paper", "vlm"): PAPER
+    | {
+        "reward": "mar:metrics=psnr+ssim+lpips+maniqa+clipiqa+musiq",
+        "suite": "mio100-a",
+        "starts": 4000,
+        "iterations": 63,
+        "vlm": VlmOptions(model="Qwen/Qwen3-VL-8B-Instruct", demonstrations=39827, gradient_checkpointing=True),
+    },
+}  # fmt: skip
+
+
+def preset(name: str, policy: str) -> dict[str, Any]:
+    """Its values; none for what there is not."""
+    return PRESETS.get((name, policy), {})

@@ -1,7 +1,8 @@
 """Train an agent in the real environment, and hold it against no tool, a random policy and every single tool.
 
     python experiments/run.py --algo ppo                          the light agent (CLIP + MLP) by PPO, in minutes on a laptop
-    python experiments/run.py --algo grpo --policy clip_mlp       the same by GRPO
+    python experiments/run.py --algo grpo                         the vision-language agent: demonstrations, SFT, GRPO
+    python experiments/run.py --algo grpo --policy clip_mlp       the light agent by GRPO
     python experiments/run.py --algo ppo --reward mar             against another reward
     python experiments/run.py --resume out/run                    go on with a run that was stopped or killed
 
@@ -19,25 +20,28 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 
 from agents.agent import Agent, observer_for, play
-from agents.clip_mlp.agent import ClipMlpAgent
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
+from agents.vlm.config import VlmOptions
 from experiments.console import at_least, main, write_json
-from experiments.presets import PRESETS, Preset
+from experiments.presets import Preset, preset
 from experiments.reporting import by_case, draw_curves, draw_extremes, summary, table
 from experiments.runs import RunFolder, free_folder
-from pool import Problem
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
+if TYPE_CHECKING:
+    from experiments.workplace import Workplace
+
 DEFAULT_OUT = Path("out/run")
+LIGHT = preset("pocket", "clip_mlp")
 
 
 @dataclass
@@ -47,33 +51,35 @@ class Run:
     policy: Literal["clip_mlp", "vlm"] | None = None
     """Who learns; not given: ppo trains clip_mlp, grpo the vlm."""
     preset: Preset = "pocket"
-    """The values of all options that are not given: pocket (a laptop, minutes) or paper (Restore-R1's)."""
-    reward: str = PRESETS["pocket"]["reward"]
+    """The values of all options that are not given: pocket (a laptop, minutes) or paper (Restore-R1's, TIR-Agent's)."""
+    reward: str = LIGHT["reward"]
     """mar, gain:METRIC, final:METRIC, sum:METRIC=WEIGHT,..., or your own as module:Class."""
-    toolbox: str = PRESETS["pocket"]["toolbox"]
+    toolbox: str = LIGHT["toolbox"]
     """The tools: pocket, full, rl-restore, or a YAML file; tools without their weights are left out."""
-    suite: str = PRESETS["pocket"]["suite"]
+    suite: str = LIGHT["suite"]
     """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
-    images: str = PRESETS["pocket"]["images"]
+    images: str = LIGHT["images"]
     """Clean photographs, of which the train part is used: skimage, generated:COUNT, a folder, or several joined by commas."""
-    test_images: str = PRESETS["pocket"]["test_images"]
+    test_images: str = LIGHT["test_images"]
     """Photographs of which the test part is held out for the table; empty: --images."""
-    metrics: tuple[str, ...] = PRESETS["pocket"]["metrics"]
+    metrics: tuple[str, ...] = LIGHT["metrics"]
     """Qualities to report."""
-    horizon: int = PRESETS["pocket"]["horizon"]
+    horizon: int = LIGHT["horizon"]
     """Decisions in an episode."""
-    crop: int = PRESETS["pocket"]["crop"]
+    crop: int = LIGHT["crop"]
     """Side of the random crop; 0 for whole photographs."""
-    starts: int = PRESETS["pocket"]["starts"]
+    starts: int = LIGHT["starts"]
     """Train on so many first images only, spread evenly over the cases; 0: always new ones."""
-    encoder: str = PRESETS["pocket"]["encoder"]
+    encoder: str = LIGHT["encoder"]
     """The frozen image encoder: pocket-clip, statistics, a name of open_clip's, or your own as module:Class."""
-    pretrained: str = PRESETS["pocket"]["pretrained"]
+    pretrained: str = LIGHT["pretrained"]
     """open_clip's tag or a local file for its weights."""
-    iterations: int = PRESETS["pocket"]["iterations"]
-    """Training iterations."""
-    light: tyro.conf.OmitArgPrefixes[Hyperparameters] = field(default_factory=lambda: PRESETS["pocket"]["light"])
-    """Hyperparameters of PPO and GRPO."""
+    iterations: int = LIGHT["iterations"]
+    """Training iterations; of the vlm, steps of stage 2."""
+    light: tyro.conf.OmitArgPrefixes[Hyperparameters] = field(default_factory=lambda: LIGHT["light"])
+    """Hyperparameters of PPO and GRPO with the light agent."""
+    vlm: tyro.conf.OmitArgPrefixes[VlmOptions] = field(default_factory=VlmOptions)
+    """Options of the vision-language agent."""
     test_episodes: int = 96
     """Starts in the table at the end; every policy gets the same ones."""
     pool: Literal["local", "ray"] = "ray"
@@ -105,8 +111,19 @@ def settings_from(arguments: list[str]) -> Run:
     if (resumed := value_of(arguments, "--resume")) is not None:
         default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
     else:
-        default = replace(Run(), **PRESETS.get(value_of(arguments, "--preset") or "", {}))  # tyro refuses unknown ones
+        default = preset_of(arguments)
     return tyro.cli(Run, default=default, description=__doc__, args=arguments)
+
+
+def preset_of(arguments: list[str]) -> Run:
+    """The defaults that a command line asks for; tyro refuses what is unknown."""
+    algo, wanted = value_of(arguments, "--algo") or "ppo", value_of(arguments, "--preset") or "pocket"
+    policy = value_of(arguments, "--policy") or policy_for(algo)
+    return replace(Run(), **preset(wanted, policy))
+
+
+def policy_for(algo: str) -> Literal["clip_mlp", "vlm"]:
+    return "clip_mlp" if algo == "ppo" else "vlm"
 
 
 def value_of(arguments: list[str], flag: str) -> str | None:
@@ -122,26 +139,19 @@ def run(settings: Run) -> None:
     at_least(1, iterations=settings.iterations, test_episodes=settings.test_episodes, metrics=len(settings.metrics))
     at_least(1, checkpoint_every=settings.checkpoint_every)
     at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
-    policy = settings.policy or ("clip_mlp" if settings.algo == "ppo" else "vlm")
-    if policy == "vlm":
-        reason = "has no trainer here yet"
-        raise Problem("--policy vlm", reason, f"Train the light agent: --algo {settings.algo} --policy clip_mlp.")
+    policy = settings.policy or policy_for(settings.algo)
     settings = replace(settings, policy=policy)
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
     console = Console()
-    from experiments.light import Workplace  # Ray takes seconds, which --help should not
-
     began = time.perf_counter()
-    workplace = Workplace(settings)  # finds mistakes before a folder is made
+    workplace = workplace_for(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings)
     workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
     try:
         with workplace as place:
             console.print(f"{place.describe()}; everything goes to {folder.path}", soft_wrap=True)
-            place.train(folder, console)
-            agent = ClipMlpAgent.load(folder.path / "agent")
-            compare(settings, place.world("test"), agent, folder, console)
+            compare(settings, place.world("test"), place.train(folder, console), folder, console)
     except KeyboardInterrupt:
         done = folder.last_checkpoint()[0]
         again = f"python experiments/run.py --resume {folder.path}"
@@ -150,6 +160,17 @@ def run(settings: Run) -> None:
     console.print(f"{time.perf_counter() - began:.0f} s in all. Look at {folder.path}/figures; then try:")
     console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
     console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
+
+
+def workplace_for(settings: Run) -> Workplace:
+    """Imported here: Ray takes seconds, which --help should not."""
+    if settings.policy == "vlm":
+        from experiments.vlm import VlmWorkplace
+
+        return VlmWorkplace(settings)
+    from experiments.light import LightWorkplace
+
+    return LightWorkplace(settings)
 
 
 def digest(path: Path) -> str:
@@ -165,11 +186,12 @@ def open_folder(settings: Run) -> RunFolder:
     return RunFolder.create(path, replace(settings, out=path))
 
 
-def compare(settings: Run, world: World, agent: ClipMlpAgent, folder: RunFolder, console: Console) -> None:
-    """The trained agent beside no tool, random and every single tool, all on the same held-out starts."""
+def compare(settings: Run, world: World, agents: dict[str, Agent], folder: RunFolder, console: Console) -> None:
+    """The first agent beside the others, no tool, random and every single tool, all on the same held-out starts."""
     starts = [world.draw(settings.seed + 1, episode) for episode in range(settings.test_episodes)]
-    trained = f"{settings.algo} {settings.policy}"
-    rivals: dict[str, Agent] = {trained: agent, "random": RandomAgent(settings.seed), "no tool": FixedAgent([], world.stop, "")}
+    trained = next(iter(agents))
+    bounds: dict[str, Agent] = {"random": RandomAgent(settings.seed), "no tool": FixedAgent([], world.stop, "")}
+    rivals = agents | bounds
     rivals |= {tool.name: FixedAgent([i], world.stop, tool.name) for i, tool in enumerate(world.toolbox)}
     results: dict[str, list[Trajectory]] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -178,7 +200,7 @@ def compare(settings: Run, world: World, agent: ClipMlpAgent, folder: RunFolder,
         results[name] = play(world, observer_for(rival, world), rival, starts)
         rows[name] = summary(results[name], settings.metrics, time.perf_counter() - began)
     singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rows[name]["reward"])
-    shown = {name: rows[name] for name in (trained, "random", "no tool")}
+    shown = {name: rows[name] for name in (*agents, *bounds)}
     shown |= {f"best: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}
     console.print(f"{len(starts)} starts on {len(world.images)} photographs that training never saw ({world.images.name})")
     console.print(table(shown, settings.metrics, bold=trained))

@@ -52,7 +52,7 @@ class VlmAgent:
         dialogues = [self._so_far(trajectory) for trajectory in trajectories]
         with torch.inference_mode():
             context = Context(self.vlm)
-            context.repeat(len(dialogues))
+            context.branch([0] * len(dialogues))
             images = [[i for piece in (d.prefix, *d.pieces) for i in piece.images] for d in dialogues]
             ids = [[i for piece in (d.prefix, *d.pieces) for i in piece.ids] for d in dialogues]
             logits = context.read(ids, images, Sight(self.vlm, self.chat, [image for seen in images for image in seen]))

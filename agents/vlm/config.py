@@ -82,8 +82,6 @@ class VlmOptions:
     """Tokens of a whole dialogue, images among them."""
     slips: int = 2
     """Turns beyond the horizon, for calls that were wrong."""
-    row_tokens: int = 4096
-    """Tokens that dialogues may share a row of when they are learnt from."""
     batch_tokens: int = 16384
     """Tokens that are learnt from at a time; what fits into memory."""
 
@@ -91,7 +89,7 @@ class VlmOptions:
         for name in ("alpha_t", "alpha_m"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Problem(f"--{name.replace('_', '-')}", f"must lie in 0..1, not {getattr(self, name)}", "Correct it.")
-        for name in ("demonstrations", "turn_tokens", "dialogue_tokens", "row_tokens", "batch_tokens"):
+        for name in ("demonstrations", "turn_tokens", "dialogue_tokens", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise Problem(f"--{name.replace('_', '-')}", f"must be at least 1, not {getattr(self, name)}", "Correct it.")
         if self.temperature <= 0:
@@ -122,4 +120,4 @@ class VlmOptions:
 
     @property
     def effort(self) -> Effort:
-        return Effort(self.row_tokens, self.batch_tokens)
+        return Effort(self.batch_tokens, not self.gradient_checkpointing)

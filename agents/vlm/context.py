@@ -1,7 +1,7 @@
-"""The memory of a batch of dialogues while they are played: keys and values, appended to, never computed twice.
+"""The memory of a batch of dialogues: keys and values, appended to, never computed twice, kept once where rows share them.
 
 Rows may read different numbers of tokens at a time. The shorter ones leave gaps, which nobody attends to; positions are kept apart
-from columns, so a gap is no distance.
+from columns, so a gap is no distance. Rollouts read without gradients, learning with them: both are the same computation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from agents.vlm.attention import Level
 from agents.vlm.model import Sight, Vlm, positions
 from tir_env.images.operations import Image
 
@@ -26,21 +27,17 @@ class Roomy(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        held = self.get_seq_length()
-        needed = held + key_states.shape[-2]
-        if self.room is None or self.room[0].shape[-2] < needed:
-            shape = (*key_states.shape[:2], needed + max(128, needed // 4), key_states.shape[-1])
-            grown = key_states.new_empty(shape), value_states.new_empty(shape)
-            if held:
-                grown[0][:, :, :held], grown[1][:, :, :held] = self.keys, self.values
-            self.room = grown
-        self.room[0][:, :, held:needed], self.room[1][:, :, held:needed] = key_states, value_states
-        self.keys, self.values = self.room[0][:, :, :needed], self.room[1][:, :, :needed]
+        held, new = self.get_seq_length(), key_states.shape[-2]
+        if not held:  # kept as it is, so that gradients may flow
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        if self.room is None or self.room[0].shape[-2] < held + new:
+            shape = (*key_states.shape[:2], held + new + max(64, held // 4), key_states.shape[-1])
+            self.room = key_states.new_empty(shape), value_states.new_empty(shape)
+            self.room[0][:, :, :held], self.room[1][:, :, :held] = self.keys, self.values
+        self.room[0][:, :, held : held + new], self.room[1][:, :, held : held + new] = key_states, value_states
+        self.keys, self.values = (room[:, :, : held + new] for room in self.room)
         return self.keys, self.values
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
-        self.room = None
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
@@ -48,41 +45,59 @@ class Roomy(DynamicLayer):
 
 
 class Context:
-    """Begins with one empty row."""
+    """Begins with one empty row. What was read before a `branch` is shared by all rows that stand on it."""
 
     def __init__(self, vlm: Vlm) -> None:
         self.vlm = vlm
-        self.cache = Cache(layer_class_to_replicate=Roomy)
-        self.mask = np.zeros((1, 0), bool)  # [rows, columns]: what may be attended to
+        self.levels: list[Level] = []
         self.next = np.zeros(1, np.int64)  # [rows]: the next token's position
+        self._begin()
+
+    def _begin(self) -> None:
+        self.cache = Cache(layer_class_to_replicate=Roomy)
+        self.mask = np.zeros((len(self.next), 0), bool)  # [rows, own columns]: what may be attended to
 
     def __len__(self) -> int:
         return len(self.next)
 
-    def read(self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image]] = (), sight: Sight | None = None) -> Tensor:
-        """Every row reads its tokens, none at all if it has none; the logits after each row's last one, [rows, vocabulary]."""
+    def read(
+        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image]] = (), sight: Sight | None = None, at: Any = None
+    ) -> Tensor:
+        """Every row reads its tokens, none at all if it has none. The logits after each row's last one, [rows, vocabulary], or
+        after those at the places `at`, (rows, columns of `ids`)."""
         images = images or [()] * len(ids)
-        width = max(map(len, ids))
-        tokens, mask = np.zeros((len(ids), width), np.int64), np.zeros((len(ids), width), bool)
+        held, width = self.mask.shape[1], max(map(len, ids))
+        tokens, fresh = np.zeros((len(ids), width), np.int64), np.zeros((len(ids), width), bool)
         place = np.zeros((3, len(ids), width), np.int64)
         for row, (said, seen) in enumerate(zip(ids, images, strict=True)):
             grids = [sight.grid(image) for image in seen] if sight else []
             place[:, row, : len(said)], self.next[row] = positions(said, grids, int(self.next[row]), self.vlm.image_token)
-            tokens[row, : len(said)], mask[row, : len(said)] = said, True
-        self.mask = np.concatenate([self.mask, mask], axis=1)
+            tokens[row, : len(said)], fresh[row, : len(said)] = said, True
+        self.mask = np.concatenate([self.mask, fresh], axis=1)
+        causal = np.arange(held + width) <= held + np.arange(width)[:, None]
+        allowed = self.mask[:, None, :] & causal  # [rows, columns, own columns]
+        allowed |= (np.arange(held + width) == held + np.arange(width)[:, None]) & ~fresh[:, :, None]  # a gap sees itself
         features = sight.features([image for seen in images for image in seen]) if sight else None
-        last = torch.from_numpy(np.maximum(mask.sum(axis=1) - 1, 0)).to(self.vlm.device)
-        at = (torch.arange(len(ids), device=self.vlm.device), last)
-        arguments = torch.from_numpy(tokens), torch.from_numpy(place), torch.from_numpy(self.mask), features, self.cache
-        return self.vlm("read", *arguments, at=at)  # type: ignore[no-any-return]
+        if at is None:
+            at = np.arange(len(ids)), np.maximum(fresh.sum(axis=1) - 1, 0)
+        where = tuple(torch.as_tensor(index, dtype=torch.long, device=self.vlm.device) for index in at)
+        arguments = (torch.from_numpy(a) for a in (tokens, place, allowed[:, None]))
+        return self.vlm("read", *arguments, features, self.cache, self.levels, where)  # type: ignore[no-any-return]
 
-    def repeat(self, times: int) -> None:
-        """Every row as often, side by side."""
-        self.cache.batch_repeat_interleave(times)
-        self.mask, self.next = self.mask.repeat(times, axis=0), self.next.repeat(times)
+    def branch(self, rows: Sequence[int]) -> None:
+        """New rows, each standing on an old one; what was read so far does not grow any more."""
+        chosen = torch.as_tensor(rows, device=self.vlm.device)
+        self.levels = [level.select(chosen) for level in self.levels]
+        if self.mask.shape[1]:
+            mask = torch.as_tensor(self.mask, device=self.vlm.device)
+            layers = self.cache.layers
+            self.levels.append(Level([layer.keys for layer in layers], [layer.values for layer in layers], mask, chosen))
+        self.next = self.next[np.asarray(rows)]
+        self._begin()
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         chosen = torch.as_tensor(rows, device=self.vlm.device)
+        self.levels = [level.select(chosen) for level in self.levels]
         self.cache.batch_select_indices(chosen)
-        self.mask, self.next = self.mask[rows], self.next[rows]
+        self.mask, self.next = self.mask[np.asarray(rows)], self.next[np.asarray(rows)]

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from agents.diversity import diversity
 from agents.vlm import words
-from agents.vlm.chat import Chat
+from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.learner import Effort, Learner
+from agents.vlm.lessons import Lesson, read
 from agents.vlm.model import Vlm
 from agents.vlm.objective import Objective, clipped, ratios, token_losses, token_weights
-from agents.vlm.pack import Packed, Row, log_probabilities
 from agents.vlm.rollout import Clock, Episode, Manner, rollout
 from agents.vlm.team import Team
 from pool import Problem
@@ -161,16 +161,16 @@ class Grpo(Learner):
         weight = weights.float().to(self.team.device)
         figures: Counter[str] = Counter()
 
-        def loss(packed: Packed, logps: Tensor, entropies: Tensor) -> Tensor:
-            owner = packed.owner.to(logps.device)
-            old = torch.tensor([p for m in packed.members for p in said(dialogues[m])], device=logps.device)
+        def loss(lesson: Lesson) -> Tensor:
+            logps, owner = lesson.logps, lesson.owner
+            old = torch.tensor([p for m in lesson.members for p in said(dialogues[m])], device=logps.device)
             ratio = ratios(logps, old, owner, len(dialogues), aim.importance_sampling_level)
-            reference = self.log_probabilities_of_old(dialogues, packed.rows) if aim.beta else None
+            reference = self.reference_of(dialogues, lesson) if aim.beta else None
             losses = token_losses(ratio, advantage[owner], logps, reference, aim) * weight[owner]
             with torch.no_grad():
                 share = weight[owner]
                 figures["loss"] += float(losses.sum())
-                figures["entropy"] += float((entropies * share).sum())
+                figures["entropy"] += float((lesson.entropies * share).sum())
                 figures["clipped"] += float((clipped(ratio, advantage[owner], aim) * share).sum())
                 figures["moved"] += float(((logps - old).abs() * share).sum())
                 if reference is not None:
@@ -183,13 +183,13 @@ class Grpo(Learner):
         return {**self.team.sum({key: figures[key] for key in keys}), "gradient": norm}
 
     @torch.no_grad()
-    def log_probabilities_of_old(self, dialogues: Sequence[Any], rows: Sequence[Row]) -> Tensor:
-        """Of what was said, by the model before training."""
-        temperature = self.settings.manner.temperature or 1.0
+    def reference_of(self, dialogues: Sequence[Dialogue], lesson: Lesson) -> Tensor:
+        """Log-probabilities of the same by the model before training."""
+        temperature, share = self.settings.manner.temperature or 1.0, self.effort.share
         if self.reference is not None:
-            return log_probabilities(self.reference, self.chat, dialogues, rows, temperature)[1]
+            return read(self.reference, self.chat, dialogues, lesson.members, temperature, share).logps
         with self.vlm.as_it_was():
-            return log_probabilities(self.vlm, self.chat, dialogues, rows, temperature)[1]
+            return read(self.vlm, self.chat, dialogues, lesson.members, temperature, share).logps
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ def flat(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
     return [episode for group in groups for episode in group]
 
 
-def said(dialogue: Any) -> list[float]:
+def said(dialogue: Dialogue) -> list[float]:
     """The log-probabilities of its spoken tokens when they were sampled."""
     return [p for piece in dialogue.pieces if piece.spoken for p in piece.logps]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,21 @@ from torch import Tensor, nn
 
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
+from agents.vlm.lessons import Lesson, parts, read
 from agents.vlm.model import Vlm, VlmError
-from agents.vlm.pack import Packed, Row, arrange, log_probabilities
 from agents.vlm.team import Team
 from tir_env.files import write_aside
 
 STATE = "learner.pt"
-# The loss of some rows: packed, log-probabilities, entropies → a part of the sum over all.
-Loss = Callable[[Packed, Tensor, Tensor], Tensor]
+Loss = Callable[[Lesson], Tensor]  # a part of the sum over all
 
 
 @dataclass(frozen=True)
 class Effort:
     """How a gradient step is made. None of it changes the result."""
 
-    row: int = 2048  # tokens that dialogues may share a row of
-    tokens: int = 8192  # at a time, in rows of about equal length
+    tokens: int = 8192  # at a time, padding among them
+    share: bool = True  # read once what dialogues share
 
 
 class Learner:
@@ -36,21 +35,12 @@ class Learner:
 
     def __init__(self, vlm: Vlm, chat: Chat, team: Team, lr: float, grad_clip: float, decay: float, effort: Effort) -> None:
         self.vlm, self.chat, self.team = vlm, chat, team
-        self.grad_clip, self.effort = grad_clip, effort
+        # Under FSDP weights are there while a block runs, and not when gradients come back through what rows share.
+        self.effort = replace(effort, share=effort.share and not team.sharded)
+        self.grad_clip = grad_clip
         self.done = 0
         fused = team.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(vlm.trained.values(), lr=lr, weight_decay=decay, betas=(0.9, 0.95), fused=fused)
-
-    def parts(self, dialogues: Sequence[Dialogue]) -> list[list[Row]]:
-        """Rows that are computed together, long ones first."""
-        rows = sorted(arrange(dialogues, self.chat.shared, self.effort.row), key=lambda row: -row.width)
-        parts: list[list[Row]] = []
-        for row in rows:
-            if parts and (len(parts[-1]) + 1) * parts[-1][0].width <= self.effort.tokens:
-                parts[-1].append(row)
-            else:
-                parts.append([row])
-        return parts
 
     def gradient_step(self, dialogues: Sequence[Dialogue], loss: Loss, lr: float, temperature: float = 1.0) -> float:
         """One step on the sum of `loss` over all rows of all learners; the gradient's norm.
@@ -59,13 +49,13 @@ class Learner:
         """
         self.vlm.train()
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self.parts(dialogues)
+        taken = parts(dialogues, self.chat.shared, self.effort.tokens)
         idle = [Dialogue(self.chat.opening(np.zeros((32, 32, 3), np.uint8)), [self.chat.say(words.DONE)])]
-        for number in range(self.team.most(len(parts)) if self.team.sharded else len(parts)):
-            mine = number < len(parts)
-            here, rows = (dialogues, parts[number]) if mine else (idle, [Row([[0]], len(idle[0]))])
-            packed, logps, entropies = log_probabilities(self.vlm, self.chat, here, rows, temperature)
-            self.team.backward(loss(packed, logps, entropies) if mine else 0.0 * logps.sum())
+        for number in range(self.team.most(len(taken)) if self.team.sharded else len(taken)):
+            mine = number < len(taken)
+            here, members = (dialogues, taken[number]) if mine else (idle, [0])
+            lesson = read(self.vlm, self.chat, here, members, temperature, self.effort.share)
+            self.team.backward(loss(lesson) if mine else 0.0 * lesson.logps.sum())
         self.team.share_gradients(self.vlm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

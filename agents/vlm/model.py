@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.vlm import attention
 from agents.vlm.chat import Chat
 from pool import Problem
 from tir_env.images.operations import Image, digest
@@ -81,29 +82,27 @@ class Vlm(nn.Module):
         return torch.stack(levels, dim=1)
 
     def _read(
-        self, ids: Tensor, positions: Tensor, mask: Tensor, features: Tensor | None = None, cache: Any = None, at: Any = None
+        self, ids: Tensor, positions: Tensor, mask: Tensor, features: Tensor | None, cache: Any, levels: Any, at: Any
     ) -> Tensor:
         """Logits after the tokens at the places `at`, (rows, columns), [places, vocabulary].
 
-        ids: [rows, columns]; positions: [3, rows, columns]; mask: [rows, all columns so far], or [rows, 1, columns, columns].
-        `features` are those of the image tokens of `ids`, row by row.
+        ids: [rows, columns]; positions: [3, rows, columns]; mask: bool [rows, 1, columns, own columns so far]. `features` are those of
+        the image tokens of `ids`, row by row; `cache` and `levels` hold what was read before.
         """
         ids, positions, mask = ids.to(self.device), positions.to(self.device), mask.to(self.device)
         inputs = self.model.get_input_embeddings()(ids)
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {"levels": levels} if levels else {}
         if features is not None:
             visual = ids == self.image_token
             if int(visual.sum()) != len(features):
-                reason = f"{int(visual.sum())} image tokens for {len(features)} image features"
-                raise VlmError("the dialogue", f"has {reason}", "Report it: this is a bug.")
+                reason = f"has {int(visual.sum())} image tokens for {len(features)} image features"
+                raise VlmError("the dialogue", reason, "Report it: this is a bug.")
             inputs = inputs.masked_scatter(visual[..., None], features[:, 0].to(inputs.dtype))
-            extra = {"visual_pos_masks": visual, "deepstack_visual_embeds": list(features[:, 1:].unbind(1))}
+            extra |= {"visual_pos_masks": visual, "deepstack_visual_embeds": list(features[:, 1:].unbind(1))}
         out = self.model.model.language_model(
-            inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=cache is not None,
-            **extra,
-        )  # fmt: skip
-        hidden = out.last_hidden_state
-        return self.model.lm_head(hidden[at] if at is not None else hidden[:, -1])  # type: ignore[no-any-return]
+            inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True, **extra
+        )
+        return self.model.lm_head(out.last_hidden_state[at])  # type: ignore[no-any-return]
 
 
 class Sight:
@@ -171,6 +170,7 @@ def load(spec: VlmSpec) -> Vlm:
 
 def prepared(model: Any, processor: Any, spec: VlmSpec) -> Vlm:
     """What learns is marked, LoRA put in, if asked for."""
+    model.set_attn_implementation({"text_config": attention.NAME})
     model.requires_grad_(True)
     adapter = None
     if spec.lora:

@@ -17,8 +17,8 @@ import torch
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue, Piece
 from agents.vlm.context import Context
+from agents.vlm.lessons import audible
 from agents.vlm.model import Sight, Vlm
-from agents.vlm.pack import allowed_logits
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
@@ -133,10 +133,10 @@ def _open(vlm: Vlm, chat: Chat, openings: list[Piece], group: int) -> tuple[Cont
     context = Context(vlm)
     shared = chat.shared
     context.read([openings[0].ids[:shared]])
-    context.repeat(len(openings))
+    context.branch([0] * len(openings))
     sight = Sight(vlm, chat, [image for piece in openings for image in piece.images])
     logits = context.read([piece.ids[shared:] for piece in openings], [piece.images for piece in openings], sight)
-    context.repeat(group)
+    context.branch([row for row in range(len(openings)) for _ in range(group)])
     return context, logits.repeat_interleave(group, dim=0)
 
 
@@ -148,7 +148,7 @@ def speak(
     limits = [max(1, min(manner.turn, left)) for left in room]
     going = np.ones(len(pieces), bool)
     while True:
-        tokens, logps = draw(allowed_logits(logits, chat), manner, rng)
+        tokens, logps = draw(audible(logits, chat), manner, rng)
         fed: list[list[int]] = []
         for row, piece in enumerate(pieces):
             if going[row]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.learner import Effort, Learner
+from agents.vlm.lessons import Lesson
 from agents.vlm.model import Vlm
-from agents.vlm.pack import Packed
 from agents.vlm.team import Team
 from pool import Problem
 from tir_env.trajectory import STOP, Trajectory
@@ -93,10 +93,10 @@ class Sft(Learner):
         tokens = sum(self.dialogues[index].spoken for index in chosen)
         figures = {"loss": 0.0, "right": 0.0}
 
-        def loss(packed: Packed, logps: Tensor, entropies: Tensor) -> Tensor:
-            figures["loss"] -= float(logps.detach().sum()) / tokens
-            figures["right"] += float((logps.detach() > math.log(0.5)).sum()) / tokens  # surely the likeliest
-            return -logps.sum() / tokens
+        def loss(lesson: Lesson) -> Tensor:
+            figures["loss"] -= float(lesson.logps.detach().sum()) / tokens
+            figures["right"] += float((lesson.logps.detach() > math.log(0.5)).sum()) / tokens  # surely the likeliest
+            return -lesson.logps.sum() / tokens
 
         lr = self.settings.lr_at(self.done / self.steps)
         norm = self.gradient_step(mine, loss, lr)

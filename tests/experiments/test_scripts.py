@@ -84,3 +84,11 @@ def test_more_mistakes(command: tuple[object, ...]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_trl_trains_in_our_world(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    sizes = ("--steps", 1, "--prompts", 1, "--rollouts", 2, "--warm-up", 2, "--completion", 128)
+    done = within("examples/train_with_trl.py", *sizes, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step 1: gain:psnr" in done.stdout

@@ -40,7 +40,7 @@ def sft(team: Team, batch: int = 3, decay: float = 0.0) -> Result:
     world = make_world()
     team.prepare(vlm)
     settings = SftSettings(epochs=3, batch=batch, lr=1e-3, decay=decay)
-    learner = Sft(vlm, chat, demonstrations(world)[:3], settings, team, 0, Effort(row=0, tokens=400))
+    learner = Sft(vlm, chat, demonstrations(world)[:3], settings, team, 0, Effort(tokens=400))
     first = learner.step()
     gradient = gradient_of(learner)
     return {"gradient": gradient, "figures": [first, learner.step()]}
@@ -77,7 +77,7 @@ def grpo(team: Team, empty: bool = False, beta: float = 0.1, lora: int = 0) -> R
     team.prepare(vlm)
     aim = Objective("dapo", beta=beta)
     settings = GrpoSettings(prompts=2, rollouts=3, lr=1e-3, aim=aim, manner=Manner())
-    learner = Scripted(vlm, chat, world, settings, team, 0, 0, Effort(row=700, tokens=700))
+    learner = Scripted(vlm, chat, world, settings, team, 0, 0, Effort(tokens=700))
     learner.empty = empty
     first = learner.step()
     gradient = gradient_of(learner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from agents.vlm.agent import VlmAgent
 from agents.vlm.chat import Chat
 from agents.vlm.grpo import Grpo, GrpoSettings, said
 from agents.vlm.learner import STATE, Effort
+from agents.vlm.lessons import read
 from agents.vlm.model import Vlm, VlmError, VlmSpec
 from agents.vlm.objective import Objective
-from agents.vlm.pack import arrange, log_probabilities
 from agents.vlm.rollout import Clock, Manner
 from agents.vlm.sft import Sft, SftSettings, dialogue_of
 from agents.vlm.team import Team
@@ -121,7 +120,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_how_the_work_is_dealt_out_does_not_matter(world: World) -> None:
     rows, learners = [], []
-    for effort in (Effort(), Effort(row=0, tokens=1), Effort(row=700, tokens=1400)):
+    for effort in (Effort(), Effort(tokens=1), Effort(tokens=900), Effort(tokens=900, share=False)):
         vlm, chat = tiny()
         sft = Sft(vlm, chat, demonstrations(world), SftSettings(batch=4, lr=1e-3), Team(), 0, effort)
         rows.append(sft.step())
@@ -163,9 +162,9 @@ def test_what_helps_becomes_likelier(world: World, monkeypatch: pytest.MonkeyPat
         assert (one[1] > other[1]) == (one[0].trajectory.total_reward > other[0].trajectory.total_reward)
     dialogues = [episode.dialogue for episode, _ in judged]
     with torch.no_grad():
-        now = log_probabilities(grpo.vlm, grpo.chat, dialogues, arrange(dialogues, grpo.chat.shared, 9999))
+        now = read(grpo.vlm, grpo.chat, dialogues, range(len(dialogues)))
     for index, (episode, advantage) in enumerate(judged):
-        change = float((now[1][now[0].owner == index] - torch.tensor(said(episode.dialogue))).sum())
+        change = float((now.logps[now.owner == index] - torch.tensor(said(episode.dialogue))).sum())
         assert change * advantage > 0
     assert row["loss"] == pytest.approx(0, abs=1e-6), "ratios are 1 and advantages sum to 0"
     assert row["moved"] < 1e-5, "what is learnt from is what was sampled"
@@ -315,13 +314,12 @@ def test_grpo_goes_on_bit_for_bit(tmp_path: Path, lora: int, beta: float, monkey
     go_on(one, other, tmp_path)
 
 
-def test_so_does_grpo_with_rollouts_of_its_own(trained: Trained, tmp_path: Path) -> None:
+def test_so_does_grpo_with_rollouts_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but the weights, the design's state and the number of the step decides what is said next."""
-    one, other = (
-        make_grpo(make_world(), vlm=copy.deepcopy(trained[0]), beta=0.1, manner=Manner(), rollouts=6) for _ in range(2)
-    )
-    first = go_on(one, other, tmp_path)
-    assert first["gradient"] > 1e-3, "there was something to learn"
+    one, other = (make_grpo(make_world(), beta=0.1) for _ in range(2))
+    for grpo in (one, other):  # a first model calls no tool, so that its rewards are all the same
+        monkeypatch.setattr(grpo, "advantages", lambda groups, counts: [1.0 - 2 * (k % 2) for k in range(len(counts))])
+    assert go_on(one, other, tmp_path)["gradient"] > 1e-3, "there was something to learn"
 
 
 def go_on(straight: Grpo, resumed: Grpo, folder: Path) -> dict[str, float]:
@@ -355,7 +353,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(world: World) -> None:
     sft = make_sft(world)
     before = weights(sft.vlm)
     with pytest.raises(VlmError, match="gradient of nan"):
-        sft.gradient_step(sft.dialogues[:1], lambda packed, logps, entropies: logps.sum() * float("nan"), 1e-3)
+        sft.gradient_step(sft.dialogues[:1], lambda lesson: lesson.logps.sum() * float("nan"), 1e-3)
     assert all(torch.equal(p, before[name]) for name, p in sft.vlm.model.named_parameters())
 
 

@@ -13,8 +13,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.context import Context, Roomy
+from agents.vlm.lessons import audible, parts, read
 from agents.vlm.model import Sight, Vlm
-from agents.vlm.pack import allowed_logits, arrange, log_probabilities
 from agents.vlm.rollout import Clock, Episode, Manner, draw, rollout
 from tests.agents.vlm.play import (
     BRIGHTER,
@@ -74,15 +74,17 @@ def forward(vlm: Vlm, chat: Chat, dialogue: Dialogue, temperature: float = 1.0) 
     kinds = (ids == vlm.image_token).int()
     with torch.no_grad():
         out = vlm.model(input_ids=ids, pixel_values=pixels, image_grid_thw=grids, mm_token_type_ids=kinds)
-    chances = torch.log_softmax(allowed_logits(out.logits, chat) / temperature, -1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    chances = torch.log_softmax(audible(out.logits, chat) / temperature, -1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
     spoken = torch.tensor([piece.spoken for piece in pieces_of(dialogue) for _ in piece.ids])
     return chances[spoken[1:]]
 
 
-def learnt(vlm: Vlm, chat: Chat, dialogues: Sequence[Dialogue], width: int, temperature: float = 1.0) -> torch.Tensor:
+def learnt(
+    vlm: Vlm, chat: Chat, dialogues: Sequence[Dialogue], tokens: int, temperature: float = 1.0, share: bool = True
+) -> torch.Tensor:
     with torch.no_grad():
-        rows = arrange(dialogues, chat.shared, width)
-        return log_probabilities(vlm, chat, dialogues, rows, temperature)[1]
+        taken = parts(dialogues, chat.shared, tokens)
+        return torch.cat([read(vlm, chat, dialogues, members, temperature, share).logps for members in taken])
 
 
 def test_what_was_recorded_is_what_learning_and_hugging_face_compute(model: Model, played: list[Episode]) -> None:
@@ -91,8 +93,10 @@ def test_what_was_recorded_is_what_learning_and_hugging_face_compute(model: Mode
     assert len({len(d) for d in dialogues}) > 3
     recorded = said_logps(dialogues)
     assert len(recorded) == sum(d.spoken for d in dialogues)
-    for width in (0, 700, 100_000):
-        assert torch.allclose(learnt(*model, dialogues, width), recorded, rtol=0, atol=1e-4), width
+    for tokens in (0, 900, 100_000):
+        for share in (True, False):
+            got = learnt(*model, dialogues, tokens, share=share)
+            assert torch.allclose(got, recorded, rtol=0, atol=1e-4), (tokens, share)
     assert torch.allclose(torch.cat([forward(*model, d) for d in dialogues]), recorded, rtol=0, atol=1e-4)
 
 
@@ -107,11 +111,11 @@ def test_so_it_is_at_another_temperature(model: Model, world: World, starts: lis
 @pytest.mark.parametrize(("crop", "groups"), [(128, 2), (384, 1)])
 def test_so_it_is_with_large_images(model: Model, crop: int, groups: int) -> None:
     vlm, chat = model
-    world = World(toolbox=fake_toolbox(), crop=crop, horizon=4, suite="noise+jpeg")
+    world = World(toolbox=fake_toolbox(), crop=crop, horizon=5, suite="noise+jpeg")
     starts = [world.draw(1, k) for k in range(groups)]
-    lines = [[BRIGHTER, DARKER, BROKEN, LARGER, "done"], [LARGER, BRIGHTER, DARKER, "done"]][: 3 - groups] * groups
+    lines = [[BRIGHTER, FAILS, DARKER, BROKEN, LARGER], [LARGER, BRIGHTER, DARKER]][:groups] * groups
     dialogues = [episode.dialogue for episode in scripted(vlm, chat, world, starts, lines)]
-    assert max(sum(len(p.images) for p in pieces_of(d)) for d in dialogues) == 4
+    assert max(sum(len(p.images) for p in pieces_of(d)) for d in dialogues) == 5
     recorded = said_logps(dialogues)
     assert (learnt(vlm, chat, dialogues, 20_000) - recorded).abs().max() < 1e-3
     assert (forward(vlm, chat, dialogues[0]) - recorded[: dialogues[0].spoken]).abs().max() < 1e-3
@@ -305,7 +309,7 @@ def test_greedy_takes_the_likeliest_and_needs_no_seed(model: Model, world: World
         logits = vlm.model(
             input_ids=ids, pixel_values=pixels, image_grid_thw=grids, mm_token_type_ids=(ids == vlm.image_token).int()
         ).logits
-    assert int(allowed_logits(logits, chat)[0, -1].argmax()) == dialogue.pieces[0].ids[0]
+    assert int(audible(logits, chat)[0, -1].argmax()) == dialogue.pieces[0].ids[0]
 
 
 def test_silent_tokens_are_never_said(model: Model, world: World, starts: list[Start]) -> None:
@@ -313,7 +317,7 @@ def test_silent_tokens_are_never_said(model: Model, world: World, starts: list[S
     head = vlm.model.lm_head.weight[chat.silent].clone()
     logits = torch.zeros(64, 590)
     logits[:, chat.silent] = 50.0
-    tokens, _ = draw(allowed_logits(logits, chat), Manner(), torch.Generator().manual_seed(0))
+    tokens, _ = draw(audible(logits, chat), Manner(), torch.Generator().manual_seed(0))
     assert not set(tokens) & set(chat.silent)
     assert torch.equal(head, vlm.model.lm_head.weight[chat.silent])
 
@@ -356,9 +360,9 @@ def test_seconds_are_told_apart_and_training_mode_is_kept(model: Model, world: W
 def test_a_cache_that_leaps_is_a_cache() -> None:
     plain, roomy = (Cache(layer_class_to_replicate=layer) for layer in (DynamicLayer, Roomy))
     rng = torch.Generator().manual_seed(0)
-    rows, length = 1, 0
+    rows, length = 6, 0
     for what, number in [
-        ("add", 5), ("repeat", 3), ("add", 1), ("add", 200), ("select", 2), ("add", 1), ("add", 1), ("repeat", 2), ("add", 4),
+        ("add", 5), ("add", 1), ("add", 200), ("select", 4), ("add", 1), ("add", 1), ("select", 2), ("add", 4),
         ("select", 1), ("add", 300), ("add", 1),
     ]:  # fmt: skip
         if what == "add":
@@ -368,10 +372,6 @@ def test_a_cache_that_leaps_is_a_cache() -> None:
                 expected = plain.update(new[0], new[1], layer)
                 got = roomy.update(new[0], new[1], layer)
                 assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
-        elif what == "repeat":
-            rows *= number
-            plain.batch_repeat_interleave(number)
-            roomy.batch_repeat_interleave(number)
         else:
             chosen = torch.randperm(rows, generator=rng)[:number]
             rows = number
@@ -396,7 +396,7 @@ def test_rows_that_read_nothing_stay_as_they_were(model: Model) -> None:
             alone.read([piece.ids], [piece.images], Sight(vlm, chat, piece.images))
             expected.append(alone.read([said_then])[0])
         context = Context(vlm)
-        context.repeat(2)
+        context.branch([0, 0])
         assert len(context) == 2
         sight = Sight(vlm, chat, pictures)
         context.read([pieces[0].ids, []], [pieces[0].images, []], sight)

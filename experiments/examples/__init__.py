@@ -1,0 +1,1 @@
+"""Examples: this project used from within others."""

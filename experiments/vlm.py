@@ -1,0 +1,297 @@
+"""A training run of the vision-language agent: demonstrations, stage 1 (SFT) and stage 2 (GRPO), the learners on Ray Train.
+
+A learner is a process of Ray Train's that plays and learns; the tools are in the pool, which all share. The first one keeps the run's
+folder: log, checkpoints, the agent. The main process shows what the log says, and holds the results against each other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from rich.console import Console
+
+from agents.agent import Agent
+from agents.opening import open_agent
+from agents.vlm import demonstrations
+from agents.vlm.agent import VlmAgent
+from agents.vlm.grpo import Grpo
+from agents.vlm.learner import Learner
+from agents.vlm.model import load
+from agents.vlm.sft import Sft
+from agents.vlm.team import Team
+from experiments.runs import Row, RunFolder
+from experiments.tracking import display, gains, trackers
+from experiments.workplace import Workplace
+from pool import Problem, connect
+from rewards import make_reward
+from tir_env.vector import stream_of
+from tir_env.world import World
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+DEMONSTRATIONS, AFTER_SFT = "demonstrations", "after-sft"
+Stage = Literal["sft", "grpo"]
+
+
+class VlmWorkplace(Workplace):
+    def __init__(self, settings: Run) -> None:
+        super().__init__(settings)
+        if settings.algo != "grpo":
+            raise Problem(f"--algo {settings.algo}", "is not for the vlm", "Use --algo grpo, or --policy clip_mlp.")
+        options = settings.vlm
+        if options.shard and options.lora:
+            raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
+        if options.sft and options.demonstrations_from is not None:
+            demonstrations.read_index(found(options.demonstrations_from))
+        load(options.spec)
+
+    def describe(self) -> str:
+        options = self.settings.vlm
+        stages = [name for name, wanted in (("SFT", options.sft), ("GRPO", options.rl)) if wanted] or ["no stage"]
+        return f"{super().describe()}, model {options.model}, {' and '.join(stages)}"
+
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
+        settings, options = self.settings, self.settings.vlm
+        world = self.world("train")
+        count = 0
+        if options.sft:
+            with connect(**self.pool_options) as own:
+                count = self.demonstrate(World(**self.world_settings("train"), pool=own), folder, console)
+        plan = Plan.of(settings, count)
+        for stage in plan.stages:
+            self.learn(stage, plan, folder, console)
+        torch.set_num_threads(os.cpu_count() or 1)  # nobody else computes now
+        trained = folder.path / "agent"
+        if not trained.exists():
+            VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner).save(trained)
+        found: dict[str, Agent] = {"grpo vlm" if options.rl else "vlm": VlmAgent.load(trained, world.toolbox)}
+        if options.rl and options.sft:
+            found["vlm after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox)
+        if options.rl or options.sft:
+            found["vlm untrained"] = VlmAgent(
+                load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner
+            )
+        if options.sft:
+            found[f"teacher: {options.teacher}"] = open_agent(options.teacher, self.world("test"), settings.seed)
+        return found
+
+    def demonstrate(self, world: World, folder: RunFolder, console: Console) -> int:
+        """Stage 1's data in the run's folder: made if it is not there, or another run's. How many there are."""
+        settings, options, place = self.settings, self.settings.vlm, folder.path / DEMONSTRATIONS
+        if options.demonstrations_from is not None:
+            place = found(options.demonstrations_from)
+        elif not place.exists():
+            began = time.perf_counter()
+            teacher = open_agent(options.teacher, world, settings.seed)
+            stream = stream_of(settings.seed) + 1  # others than stage 2 begins from
+            starts = [world.draw(stream, number) for number in range(options.demonstrations)]
+            made: list[Any] = []
+            with display(console, len(starts), 0, lambda row: "", "demonstration") as show:
+                for first in range(0, len(starts), demonstrations.AT_ONCE):
+                    made += demonstrations.demonstrate(world, teacher, starts[first : first + demonstrations.AT_ONCE])
+                    show({"iteration": min(len(starts), first + demonstrations.AT_ONCE)})
+            alphas = (options.alpha_t, options.alpha_m) if options.edp else (0.0, 0.0)
+            if options.edp:
+                made = demonstrations.perturb(made, world, *alphas, seed=settings.seed)
+            demonstrations.save(made, place, world, alpha_t=alphas[0], alpha_m=alphas[1])
+            console.print(f"{len(made)} demonstrations from {len(starts)} starts in {time.perf_counter() - began:.0f} s")
+        count = demonstrations.read_index(place).count
+        demonstrations.load(place, world)  # finds what is wrong here, not in a learner
+        return count
+
+    def learn(self, stage: Stage, plan: Plan, folder: RunFolder, console: Console) -> None:
+        """A stage on Ray Train, shown as the log grows."""
+        last = plan.span(stage)[1]
+        if folder.last_checkpoint()[0] >= last:
+            return
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        settings = self.settings
+        learners = max(1, settings.learners)
+        task = {
+            "settings": settings,
+            "stage": stage,
+            "plan": plan,
+            "folder": str(folder.path.resolve()),
+            "pool": self.pool_options,
+        }
+        resources = {"CPU": 0.01, **({"GPU": settings.gpus} if settings.gpus else {})}
+        trainer = TorchTrainer(
+            work,
+            train_loop_config=task,
+            scaling_config=ScalingConfig(num_workers=learners, use_gpu=bool(settings.gpus), resources_per_worker=resources),
+            run_config=RunConfig(
+                name=stage,
+                storage_path=str((folder.path / "ray-train").resolve()),
+                failure_config=FailureConfig(max_failures=3),
+            ),
+        )
+        with shown(folder, stage, plan, settings, console):
+            trainer.fit()
+        if folder.last_checkpoint()[0] < last:
+            raise Problem(f"stage {stage}", "ended too early", "Look at the first error in its log; then --resume the run.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which steps belong to which stage; they are counted through. So a checkpoint's number says where the run is."""
+
+    sft: int
+    grpo: int
+
+    @classmethod
+    def of(cls, settings: Run, count: int) -> Plan:
+        options = settings.vlm
+        return cls(options.sft_settings.steps(count) if options.sft else 0, settings.iterations if options.rl else 0)
+
+    @property
+    def stages(self) -> list[Stage]:
+        return [stage for stage in ("sft", "grpo") if getattr(self, stage)]  # type: ignore[misc]
+
+    def span(self, stage: Stage) -> tuple[int, int]:
+        return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)
+
+
+@contextmanager
+def shown(folder: RunFolder, stage: Stage, plan: Plan, settings: Run, console: Console) -> Iterator[None]:
+    """What the log says meanwhile goes to the screen and to the trackers."""
+    first, last = plan.span(stage)
+    done = folder.last_checkpoint()[0]
+    over = threading.Event()
+    say = say_sft if stage == "sft" else lambda row: say_grpo(row, settings.metrics)
+
+    def watch() -> None:
+        seen = done
+        while True:
+            ending = over.is_set()
+            for row in folder.rows():
+                if row["iteration"] > seen:
+                    seen = int(row["iteration"])
+                    for listener in listeners:
+                        listener.log(row)
+                    show(row | {"iteration": seen - first})
+            if ending:
+                return
+            over.wait(0.5)
+
+    with trackers(folder, settings.wandb, done) as listeners, display(console, last - first, done - first, say, stage) as show:
+        watcher = threading.Thread(target=watch, name="watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+
+def say_sft(row: Row) -> str:
+    return f"loss {row['sft/loss']:.4f}  right {row['sft/right']:.1%}"
+
+
+def say_grpo(row: Row, metrics: tuple[str, ...]) -> str:
+    weights = [f"{value:.2f}" for key, value in row.items() if key.startswith("reward_design/") and key.endswith("/weight")]
+    said = f"  weights {'/'.join(weights)}" if weights else ""
+    split = "/".join(f"{row[f'seconds/{kind}']:.1f}" for kind in ("generation", "tools", "learning"))
+    wrong = sum(row[kind] for kind in ("malformed", "unknown", "repeated", "refused"))
+    return (
+        f"{gains(row, metrics)}{said}  distinct {row['distinct_sequences']:.0%}  wrong {wrong:.0f}  failed {row['failed']:.0f}  "
+        f"generate/tools/learn {split} s"
+    )
+
+
+def found(folder: Path) -> Path:
+    """Demonstrations in the folder itself, or in that of a run."""
+    return folder if (folder / demonstrations.JSON).is_file() else folder / DEMONSTRATIONS
+
+
+# -- in a learner's process ----------------------------------------------------------------------------------------------------
+
+
+def work(task: dict[str, Any]) -> None:
+    """One stage, from wherever the folder stands to its end."""
+    import ray.train
+
+    settings: Run = task["settings"]
+    stage: Stage = task["stage"]
+    plan: Plan = task["plan"]
+    folder, options = RunFolder(Path(task["folder"])), settings.vlm
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device() if settings.gpus else torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    team = Team(rank, size, device, options.shard)
+    first, last = plan.span(stage)
+    done, checkpoint = folder.last_checkpoint()
+    if rank == 0:
+        folder.rewind(done)
+    with connect(**task["pool"]) as pool:
+        learner = make_learner(settings, stage, folder, team, pool)
+        if checkpoint is not None and done > first:
+            learner.load(checkpoint)
+        every = max(1, (last - first) // 10) if stage == "sft" else settings.checkpoint_every
+        for number in range(done + 1, last + 1):
+            began = time.perf_counter()
+            row = named(stage, learner.step(), number, time.perf_counter() - began)
+            if rank == 0:
+                folder.append(row)
+            if (number - first) % every == 0 or number == last:
+                keep(learner, settings, stage, folder, number, finished=number == last)
+            ray.train.report(row)
+
+
+def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:
+    options = settings.vlm
+    design = make_reward(settings.reward)
+    design.every_step = False  # a group is judged by its ends: scoring on the way would be for nothing
+    from tir_env.tools import Toolbox
+
+    world = World(
+        settings.images, "train", settings.suite, Toolbox.load(settings.toolbox).with_weights_only(), design, settings.metrics,
+        settings.horizon, settings.crop, settings.starts, pool=pool,
+    )  # fmt: skip
+    spec = options.spec
+    if stage == "grpo" and options.sft:
+        vlm = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox).vlm
+    else:
+        vlm = load(spec)
+    vlm = team.prepare(vlm)
+    chat = vlm.chat(world.toolbox, options.plan_at_once)
+    if stage == "sft":
+        place = folder.path / DEMONSTRATIONS if options.demonstrations_from is None else found(options.demonstrations_from)
+        made = demonstrations.load(place, world)
+        return Sft(vlm, chat, made, options.sft_settings, team, settings.seed, options.effort)
+    return Grpo(vlm, chat, world, options.grpo, team, settings.seed, stream_of(settings.seed), options.effort)
+
+
+def named(stage: Stage, row: Row, number: int, seconds: float) -> Row:
+    if stage == "sft":
+        return {"iteration": number, **{f"sft/{key}": value for key, value in row.items()}, "seconds": seconds}
+    curves = {"length": row["turns"], "distinct_sequences": row["diversity/distinct"]}  # as the light agent's log has them
+    return {"iteration": number, **row, **curves, "seconds": seconds, "tool_calls_per_second": row["tool_calls"] / seconds}
+
+
+def keep(learner: Learner, settings: Run, stage: Stage, folder: RunFolder, number: int, finished: bool) -> None:
+    """The agent as it is, then the checkpoint; all learners take part, the first one writes."""
+    options = settings.vlm
+    with learner.team.whole(learner.vlm):
+        if learner.team.rank == 0:
+            spec = options.spec
+            agent = VlmAgent(learner.vlm, learner.chat.toolbox, spec, options.plan_at_once, options.manner)
+            if stage == "sft" and finished:
+                agent.save(folder.path / AFTER_SFT)
+            agent.save(folder.path / "agent")
+    if learner.team.rank == 0:
+        folder.save_checkpoint(number, learner.save)
+    else:
+        learner.save(folder.path)

@@ -1,0 +1,99 @@
+"""What every training run works with: a Ray, a pool, and worlds on the same tools."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+import warnings
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+import torch
+from rich.console import Console
+
+from agents.agent import Agent
+from experiments.runs import RunFolder
+from pool import Pool, Problem, connect, dissolve
+from tir_env.images.sources import Part
+from tir_env.tools import Toolbox
+from tir_env.world import World
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+Self = TypeVar("Self", bound="Workplace")
+
+
+class Workplace(ABC):
+    """Opens Ray and the pool, closes both. Mistakes in the settings are found here, before a minute is spent."""
+
+    def __init__(self, settings: Run) -> None:
+        self.settings = settings
+        self.toolbox = Toolbox.load(settings.toolbox).with_weights_only()
+        World(**self.world_settings("train"), pool="local").close()
+        World(**self.world_settings("test"), pool="local").close()
+        self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which other processes find the same workers
+        self.pool_options: dict[str, Any] = {"kind": "local"}
+        self.pool: Pool | None = None
+        self._ours = False
+
+    def __enter__(self: Self) -> Self:
+        quiet()
+        torch.set_num_threads(1)  # the cores belong to the tools
+        if not ray.is_initialized():
+            address = self.settings.ray_address
+            try:
+                ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
+            except Exception as error:  # Ray raises bare ones, among others when a busy machine starts it too slowly
+                reason = f"cannot be had: {type(error).__name__}: {error}"
+                remedy = "Try again on a less busy machine, or start one with `ray start --head` and give --ray-address auto."
+                raise Problem(f"Ray at {address!r}", reason, remedy) from error
+            self._ours = True
+        if self.settings.pool == "ray":
+            self.pool_options = {"kind": "ray", "name": self.name, "workers": self.settings.workers}
+        self.pool = connect(**self.pool_options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.close()
+            if self.settings.pool == "ray":
+                dissolve(self.name)
+        if self._ours:
+            ray.shutdown()
+
+    def world_settings(self, part: Part) -> dict[str, Any]:
+        settings = self.settings
+        images = settings.images if part == "train" else settings.test_images or settings.images
+        return {
+            "images": images, "part": part, "suite": settings.suite, "toolbox": self.toolbox, "reward": settings.reward,
+            "metrics": settings.metrics, "horizon": settings.horizon, "crop": settings.crop,
+            "starts": settings.starts if part == "train" else 0,
+        }  # fmt: skip
+
+    def world(self, part: Part) -> World:
+        assert self.pool is not None, "a Workplace is used in a with"
+        return World(**self.world_settings(part), pool=self.pool)
+
+    def describe(self) -> str:
+        settings, world = self.settings, self.world("train")
+        where = f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}"
+        return f"{settings.algo} trains {settings.policy}: {where}"
+
+    @abstractmethod
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
+        """Train, or go on. The result by name, then whoever shall be in the table beside it."""
+
+
+RAY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+def quiet() -> None:
+    """RLlib greets every user with a page of notices about its own history."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray.rllib", "ray.tune", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*already in registry.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
