@@ -102,11 +102,11 @@ def saved(team: Team, folder: Path) -> Result:
     return {"figures": [learner.step(), resumed.step()]}
 
 
-WITH_KL = "grpo"
+WITH_KL, WITHOUT_KL = "grpo", "grpo without beta"
 CASES: dict[str, Any] = {
     "sft": sft,
     WITH_KL: grpo,
-    "grpo without beta": lambda team: grpo(team, beta=0.0),
+    WITHOUT_KL: lambda team: grpo(team, beta=0.0),
     "one has nothing": lambda team: grpo(team, empty=True, beta=0.0),
     "lora": lambda team: grpo(team, lora=4, beta=0.0),
     "sft, one each": lambda team: sft(team, batch=1, decay=0.1),
@@ -121,7 +121,8 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     for sharded in (False, True):
         team = Team(rank, 2, sharded=sharded)
-        results: dict[str, Result] = {name: case(team) for name, case in CASES.items() if not (sharded and name == WITH_KL)}
+        left_out = WITH_KL if sharded else WITHOUT_KL
+        results: dict[str, Result] = {name: case(team) for name, case in CASES.items() if name != left_out}
         results["saved"] = saved(team, place / f"state-{sharded}")
         if rank == 0:
             torch.save(results, place / f"results-{sharded}.pt")
