@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from agents.agent import Observations
-from agents.vlm import words
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
 from agents.vlm.model import Sight, Vlm, VlmError, VlmSpec, load
-from agents.vlm.rollout import Clock, Episode, Manner, play, speak
+from agents.vlm.rollout import Clock, Episode, Manner, asked, play, speak
 from agents.vlm.sft import dialogue_of
 from pool import Model, Problem
 from tir_env.files import write_aside
@@ -50,7 +49,7 @@ class VlmAgent:
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
         """The next action of each: what was said so far is read anew. What is wrong counts as stop."""
-        dialogues = [dialogue_of(self.chat, trajectory, ended=False) for trajectory in trajectories]
+        dialogues = [self._so_far(trajectory) for trajectory in trajectories]
         with torch.inference_mode():
             context = Context(self.vlm)
             context.branch([0] * len(dialogues))
@@ -62,9 +61,18 @@ class VlmAgent:
         masks = observations["mask"]
         return np.array([self._action(p, t, m) for p, t, m in zip(said, trajectories, masks, strict=True)])
 
+    def _so_far(self, trajectory: Trajectory) -> Dialogue:
+        """A plan made at once is made anew in every step: it follows from the first image."""
+        if not self.at_once:
+            return dialogue_of(self.chat, trajectory, ended=False)
+        assert trajectory.input is not None, "a trajectory with its images"
+        return Dialogue(self.chat.opening(trajectory.input))
+
     def _action(self, piece: Piece, trajectory: Trajectory, mask: np.ndarray) -> int:
-        requests = words.parse(self.chat.text_of(piece.ids), self.toolbox, trajectory.used, mask.tolist())
-        return requests[0].action if requests[0].kind == "call" else len(self.toolbox)
+        used = () if self.at_once else trajectory.used
+        requests = asked(self.chat, piece, used, [1] * len(mask) if self.at_once else mask.tolist())
+        step = len(trajectory.steps) if self.at_once else 0
+        return requests[step].action if step < len(requests) and requests[step].kind == "call" else len(self.toolbox)
 
     def save(self, folder: Path) -> None:
         """Model and processor as transformers saves them (with LoRA the adapter alone), then the JSON file that describes them."""

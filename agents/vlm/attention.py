@@ -54,10 +54,12 @@ def spread(x: Tensor, level: Level, shape: Sequence[int]) -> Tensor:
     return x.unflatten(2, (level.most, *shape)).transpose(1, 2)[level.entry, level.slot]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, levels: Sequence[Level], layer: int) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, levels: Sequence[Level], layer: int
+) -> Tensor:
     """query: [rows, heads, columns, width]; key, value: the rows' own, [rows, fewer heads, own columns, width]; mask: bool
     [rows, 1, columns, own columns]. [rows, columns, heads, width]."""
-    rows, heads, columns, width = query.shape
+    heads, columns = query.shape[1:3]
     groups = heads // key.shape[1]  # query heads for each key head
     asked = query.unflatten(1, (key.shape[1], groups))  # [rows, heads, groups, columns, width]
     inner = (groups, columns)

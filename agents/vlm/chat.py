@@ -64,9 +64,7 @@ class Chat:
 
     def see(self, images: Sequence[Image]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels of the patches of all images, one after another, and the grids [images, (time, height, width)]."""
-        seen = self.processor.image_processor(
-            images=[torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1) for i in images]
-        )
+        seen = self.processor.image_processor(images=[torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images])
         return torch.as_tensor(seen["pixel_values"]), torch.as_tensor(seen["image_grid_thw"])
 
     def tokens_of(self, image: Image) -> int:

@@ -20,9 +20,9 @@ from agents.diversity import diversity
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.learner import Effort, Learner
+from agents.vlm.lessons import Lesson, read
 from agents.vlm.model import Vlm
 from agents.vlm.objective import Objective, clipped, ratios, token_losses, token_weights
-from agents.vlm.lessons import Lesson, read
 from agents.vlm.rollout import Clock, Episode, Manner, rollout
 from agents.vlm.team import Team
 from pool import Problem
@@ -71,6 +71,9 @@ class Grpo(Learner):
 
     def _reference(self) -> Vlm | None:
         """The model before training, for the KL term. LoRA has it within."""
+        if self.settings.aim.beta and self.team.sharded and self.team.size > 1:
+            reason = "needs the model before training whole on every learner"
+            raise Problem(f"beta {self.settings.aim.beta}", reason, "Use beta=0, or do not shard.")
         if not self.settings.aim.beta or self.vlm.adapter[0] is not None:
             return None
         return copy.deepcopy(self.vlm).requires_grad_(False).eval()
@@ -79,11 +82,11 @@ class Grpo(Learner):
         clock = Clock()
         with self.team.whole(self.vlm):
             groups, failures = self.play(clock)
-        valid = [episode for group in groups for episode in group if episode.valid]
-        self.observe(valid)
-        advantages = self.advantages(groups)
+        episodes, counts = flat(groups), self.counts(groups)
+        self.observe([e for e, c in zip(episodes, counts, strict=True) if c])
+        advantages = self.advantages(groups, counts)
         with clock("learning"):
-            learned = self.learn([(e, a) for e, a in zip(flat(groups), advantages, strict=True) if e.valid])
+            learned = self.learn([(e, a) for e, a, c in zip(episodes, advantages, counts, strict=True) if c])
         self.done += 1
         return self.figures(groups, failures, clock) | learned
 
@@ -118,11 +121,15 @@ class Grpo(Learner):
         starts, ends = (self.design.values([q(e) for e in valid]) for q in (quality_before, quality_after))
         self.design.update(self.team.sum(self.design.statistics(starts, ends)))
 
-    def advantages(self, groups: Sequence[Sequence[Episode]]) -> list[float]:
-        """Of all episodes in turn; 0 for what failed."""
+    def counts(self, groups: Sequence[Sequence[Episode]]) -> list[bool]:
+        """Of all episodes in turn, whether they teach anything."""
+        return [self._enough(group) and e.valid for group in groups for e in group]
+
+    def advantages(self, groups: Sequence[Sequence[Episode]], counts: Sequence[bool]) -> list[float]:
+        """Of all episodes in turn; 0 for what does not count."""
         shape = len(groups), self.settings.rollouts
         ends = self.design.values([quality_after(e) for e in flat(groups)]).reshape(*shape, -1)
-        valid = np.array([e.valid for e in flat(groups)]).reshape(shape) & np.isfinite(ends).all(axis=-1)
+        valid = np.array(counts).reshape(shape) & np.isfinite(ends).all(axis=-1)
         returns = np.array([e.trajectory.total_reward for e in flat(groups)]).reshape(shape)
         return [float(a) for a in self.design.advantages(returns, ends, valid).reshape(-1)]
 

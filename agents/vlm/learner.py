@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
-from agents.vlm.model import Vlm, VlmError
 from agents.vlm.lessons import Lesson, parts, read
+from agents.vlm.model import Vlm, VlmError
 from agents.vlm.team import Team
 from tir_env.files import write_aside
 
@@ -33,21 +35,27 @@ class Learner:
 
     def __init__(self, vlm: Vlm, chat: Chat, team: Team, lr: float, grad_clip: float, decay: float, effort: Effort) -> None:
         self.vlm, self.chat, self.team = vlm, chat, team
-        self.grad_clip, self.effort = grad_clip, effort
+        # Under FSDP weights are there while a block runs, and not when gradients come back through what rows share.
+        self.effort = replace(effort, share=effort.share and not team.sharded)
+        self.grad_clip = grad_clip
         self.done = 0
         fused = team.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(vlm.trained.values(), lr=lr, weight_decay=decay, betas=(0.9, 0.95), fused=fused)
 
     def gradient_step(self, dialogues: Sequence[Dialogue], loss: Loss, lr: float, temperature: float = 1.0) -> float:
-        """One step on the sum of `loss` over all rows of all learners; the gradient's norm."""
+        """One step on the sum of `loss` over all rows of all learners; the gradient's norm.
+
+        Under FSDP all learners compute as often: who has nothing left computes something that counts for nothing.
+        """
         self.vlm.train()
         self.optimizer.zero_grad(set_to_none=True)
         taken = parts(dialogues, self.chat.shared, self.effort.tokens)
-        # Under FSDP all learners compute equally often: the last part comes again, and counts for nothing.
+        idle = [Dialogue(self.chat.opening(np.zeros((32, 32, 3), np.uint8)), [self.chat.say(words.DONE)])]
         for number in range(self.team.most(len(taken)) if self.team.sharded else len(taken)):
-            members = taken[min(number, len(taken) - 1)]
-            value = loss(read(self.vlm, self.chat, dialogues, members, temperature, self.effort.share))
-            self.team.backward(value if number < len(taken) else 0.0 * value)
+            mine = number < len(taken)
+            here, members = (dialogues, taken[number]) if mine else (idle, [0])
+            lesson = read(self.vlm, self.chat, here, members, temperature, self.effort.share)
+            self.team.backward(loss(lesson) if mine else 0.0 * lesson.logps.sum())
         self.team.share_gradients(self.vlm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -72,6 +80,8 @@ class Learner:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         weights, optimizer = get_state_dict(self.vlm, self.optimizer, options=options)
+        learning = {f"model.{name}" for name in self.vlm.trained}
+        weights = {name: weight for name, weight in weights.items() if name in learning}  # a tied weight once, or not at all
         if self.team.rank == 0:
             state = {"weights": weights, "optimizer": optimizer, "done": self.done, "extra": self.extra_state()}
             folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,8 @@ import torch
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue, Piece
 from agents.vlm.context import Context
-from agents.vlm.model import Sight, Vlm
 from agents.vlm.lessons import audible
+from agents.vlm.model import Sight, Vlm
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
@@ -202,20 +202,22 @@ def _answer(chat: Chat, episode: Episode, told: str) -> Piece:
 def _wish(chat: Chat, world: World, episode: Episode) -> tuple[list[int], str]:
     """The actions that an episode's last words ask for, or the answer to them if they were wrong."""
     trajectory = episode.trajectory
-    ids = episode.dialogue.pieces[-1].ids
-    if ids[-1] != chat.end:
-        episode.wrong["malformed"] += 1
-        return [], "That was cut off: it was too long."
-    requests = words.parse(chat.text_of(ids), chat.toolbox, trajectory.used, world.mask(trajectory).tolist())
-    if len(requests) > 1 and not chat.at_once:
-        episode.wrong["malformed"] += 1
-        return [], "One call at a time."
-    for request in requests:
-        if request.kind in words.WRONG:
-            episode.wrong[request.kind] += 1
-            return [], request.answer
+    requests = asked(chat, episode.dialogue.pieces[-1], trajectory.used, world.mask(trajectory).tolist())
+    if requests[0].kind in words.WRONG:
+        episode.wrong[requests[0].kind] += 1
+        return [], requests[0].answer
     calls = [request.action for request in requests if request.kind == "call"]
     return ([*calls, world.stop] if chat.at_once or not calls else calls), ""
+
+
+def asked(chat: Chat, piece: Piece, used: Collection[int], allowed: Sequence[int]) -> list[words.Request]:
+    """What a turn asks for: calls, or a stop; if anything is wrong in it, that alone."""
+    if piece.ids[-1] != chat.end:
+        return [words.Request("malformed", answer="That was cut off: it was too long.")]
+    requests = words.parse(chat.text_of(piece.ids), chat.toolbox, used, allowed)
+    if len(requests) > 1 and not chat.at_once:
+        return [words.Request("malformed", answer="One call at a time.")]
+    return [request for request in requests if request.kind in words.WRONG][:1] or requests
 
 
 def _step(world: World, episodes: Sequence[Episode], actions: Sequence[int]) -> None:

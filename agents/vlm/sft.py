@@ -13,8 +13,8 @@ from torch import Tensor
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.learner import Effort, Learner
-from agents.vlm.model import Vlm
 from agents.vlm.lessons import Lesson
+from agents.vlm.model import Vlm
 from agents.vlm.team import Team
 from pool import Problem
 from tir_env.trajectory import STOP, Trajectory

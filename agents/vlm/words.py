@@ -94,6 +94,8 @@ def parse(text: str, toolbox: Toolbox, used: Collection[int] = (), allowed: Sequ
         request = _request(body, toolbox, seen, allowed)
         seen.add(request.action)
         requests.append(request)
+        if request.kind == "call" and toolbox[request.action].scale > 1:  # the world enlarges once
+            allowed = [ok and tool.scale == 1 for tool, ok in zip(toolbox, allowed or [True] * len(toolbox), strict=False)]
     return requests
 
 
