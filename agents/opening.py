@@ -12,7 +12,9 @@ from pool import Problem
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
-FORMS = "random, none, 4kagent, oracle:psnr, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
+FORMS = (
+    "random, none, 4kagent, oracle:psnr, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
+)
 
 
 def open_agent(spec: str, world: World, seed: int = 0) -> Agent:

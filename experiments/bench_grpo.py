@@ -25,11 +25,10 @@ from rich.table import Table
 
 from agents.vlm import pocket
 from agents.vlm.demonstrations import execute
-from agents.vlm.grpo import Grpo, GrpoSettings
-from agents.vlm.learner import Effort
-from agents.vlm.model import Vlm, VlmSpec, prepared
-from agents.vlm.rollout import Manner
-from agents.vlm.sft import Sft, SftSettings
+from agents.vlm.grpo import Grpo
+from agents.vlm.model import Vlm, prepared
+from agents.vlm.settings import Effort, GrpoSettings, Manner, SftSettings, VlmSpec
+from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from agents.vlm.trl_adapter import arguments, chat, dataset, design_reward, needed, restoration_environments
 from experiments.console import at_least, main, write_json
@@ -184,7 +183,7 @@ class Theirs:
         seconds: list[float] = []
         called: list[float] = []
 
-        class Timer(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        class Timer(transformers.TrainerCallback):  # type: ignore[name-defined]
             began = 0.0
 
             def on_step_begin(self, *_: Any, **__: Any) -> None:

@@ -156,7 +156,8 @@ class Plan:
 
     @property
     def stages(self) -> list[Stage]:
-        return [stage for stage in ("sft", "grpo") if getattr(self, stage)]  # type: ignore[misc]
+        both: tuple[Stage, ...] = ("sft", "grpo")
+        return [stage for stage in both if getattr(self, stage)]
 
     def span(self, stage: Stage) -> tuple[int, int]:
         return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)

@@ -14,8 +14,9 @@ import torch
 from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
-from agents.vlm.model import Sight, Vlm, VlmError, VlmSpec, load
-from agents.vlm.rollout import Clock, Episode, Manner, asked, play, speak
+from agents.vlm.model import Sight, Vlm, VlmError, load
+from agents.vlm.rollout import Clock, Episode, asked, play, speak
+from agents.vlm.settings import Manner, VlmSpec
 from agents.vlm.sft import dialogue_of
 from pool import Model, Problem
 from tir_env.files import write_aside

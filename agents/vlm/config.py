@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.vlm.grpo import GrpoSettings
-from agents.vlm.learner import Effort
-from agents.vlm.model import POCKET, VlmSpec
-from agents.vlm.objective import Aggregation, Level, Objective
-from agents.vlm.rollout import Manner
-from agents.vlm.sft import SftSettings
+from agents.vlm.settings import POCKET, Aggregation, Effort, GrpoSettings, Manner, Objective, RatioOf, SftSettings, VlmSpec
 from pool import Problem
 
 
@@ -66,7 +61,7 @@ class VlmOptions:
     """Passes over a step's rollouts."""
     loss_type: Aggregation = "grpo"
     """How tokens are averaged: grpo, dr_grpo or dapo."""
-    importance_sampling_level: Level = "token"
+    importance_sampling_level: RatioOf = "token"
     """Whose probability ratio is clipped: each token's, or the whole dialogue's (sequence)."""
     epsilon: float = 0.2
     """How far the ratio may move."""

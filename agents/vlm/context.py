@@ -31,6 +31,8 @@ class Roomy(DynamicLayer):
         if not held:  # kept as it is, so that gradients may flow
             self.keys, self.values = key_states, value_states
             return key_states, value_states
+        assert self.keys is not None
+        assert self.values is not None
         if self.room is None or self.room[0].shape[-2] < held + new:
             shape = (*key_states.shape[:2], held + new + max(64, held // 4), key_states.shape[-1])
             self.room = key_states.new_empty(shape), value_states.new_empty(shape)
@@ -82,7 +84,8 @@ class Context:
             at = np.arange(len(ids)), np.maximum(fresh.sum(axis=1) - 1, 0)
         where = tuple(torch.as_tensor(index, dtype=torch.long, device=self.vlm.device) for index in at)
         arguments = (torch.from_numpy(a) for a in (tokens, place, allowed[:, None]))
-        return self.vlm("read", *arguments, features, self.cache, self.levels, where)  # type: ignore[no-any-return]
+        logits: Tensor = self.vlm("read", *arguments, features, self.cache, self.levels, where)
+        return logits
 
     def branch(self, rows: Sequence[int]) -> None:
         """New rows, each standing on an old one; what was read so far does not grow any more."""
@@ -90,7 +93,7 @@ class Context:
         self.levels = [level.select(chosen) for level in self.levels]
         if self.mask.shape[1]:
             mask = torch.as_tensor(self.mask, device=self.vlm.device)
-            layers = self.cache.layers
+            layers: list[Any] = self.cache.layers
             self.levels.append(Level([layer.keys for layer in layers], [layer.values for layer in layers], mask, chosen))
         self.next = self.next[np.asarray(rows)]
         self._begin()

@@ -6,10 +6,8 @@ goes on as if it had not been.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,40 +17,16 @@ from torch import Tensor
 from agents.diversity import diversity
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
-from agents.vlm.learner import Effort, Learner
+from agents.vlm.learner import Learner
 from agents.vlm.lessons import Lesson, read
 from agents.vlm.model import Vlm
-from agents.vlm.objective import Objective, clipped, ratios, token_losses, token_weights
-from agents.vlm.rollout import Clock, Episode, Manner, rollout
+from agents.vlm.objective import clipped, ratios, token_losses, token_weights
+from agents.vlm.rollout import Clock, Episode, rollout
+from agents.vlm.settings import Effort, GrpoSettings
 from agents.vlm.team import Team
 from pool import Problem
 from rewards import RewardDesign
 from tir_env.world import World
-
-
-@dataclass(frozen=True)
-class GrpoSettings:
-    """TIR-Agent's, unless said otherwise: 64 prompts x 8 rollouts, learning rate 5e-6."""
-
-    prompts: int = 64  # b
-    rollouts: int = 8  # g, of each prompt
-    at_once: int = 128  # rollouts side by side, of all learners
-    lr: float = 5e-6
-    grad_clip: float = 1.0
-    decay: float = 0.0
-    updates: int = 1  # gradient steps from one batch of rollouts, each on its part of it
-    epochs: int = 1  # passes over a batch
-    redraws: int = 2  # how often a group with too many failures is drawn again
-    finished: float = 0.5  # the part of a group that must have finished for it to count
-    aim: Objective = field(default_factory=Objective)
-    manner: Manner = field(default_factory=Manner)
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "rollouts", "at_once", "updates", "epochs"):
-            if getattr(self, name) < 1:
-                raise Problem(name, f"must be at least 1, not {getattr(self, name)}", "Correct it.")
-        if not (self.lr > 0 and 0 <= self.finished <= 1):
-            raise Problem("the settings of GRPO", f"make no sense: {self}", "lr must be above 0, finished in 0..1.")
 
 
 class Grpo(Learner):
@@ -69,14 +43,14 @@ class Grpo(Learner):
         self.design: RewardDesign = world.reward
         self.reference = self._reference()
 
-    def _reference(self) -> Vlm | None:
-        """The model before training, for the KL term. LoRA has it within."""
-        if self.settings.aim.beta and self.team.sharded and self.team.size > 1:
+    def _reference(self) -> dict[str, Tensor] | None:
+        """What learns as it is before training, for the KL term."""
+        if not self.settings.aim.beta:
+            return None
+        if self.team.sharded and self.team.size > 1:
             reason = "needs the model before training whole on every learner"
             raise Problem(f"beta {self.settings.aim.beta}", reason, "Use beta=0, or do not shard.")
-        if not self.settings.aim.beta or self.vlm.adapter[0] is not None:
-            return None
-        return copy.deepcopy(self.vlm).requires_grad_(False).eval()
+        return self.vlm.snapshot()
 
     def step(self) -> dict[str, float]:
         clock = Clock()
@@ -137,13 +111,14 @@ class Grpo(Learner):
 
     def learn(self, judged: Sequence[tuple[Episode, float]]) -> dict[str, float]:
         settings = self.settings
-        totals = Counter[str]()
+        totals: dict[str, float] = {}
         for epoch in range(settings.epochs):
             order = np.random.default_rng([self.seed, 13, self.done, epoch]).permutation(settings.updates)
             for update in order:
                 # Neighbours belong to a group and stay together, so that they share a row.
                 ends = np.linspace(0, len(judged), settings.updates + 1).round().astype(int)
-                totals.update(self.update(judged[ends[update] : ends[update + 1]]))
+                for key, value in self.update(judged[ends[update] : ends[update + 1]]).items():
+                    totals[key] = totals.get(key, 0.0) + value
         steps = settings.epochs * settings.updates
         return {key: value / steps for key, value in totals.items()}
 
@@ -159,7 +134,7 @@ class Grpo(Learner):
         longest = manner.turn * (self.world.horizon + manner.slips)
         weights = token_weights(lengths, aim.loss_type, int(batch["dialogues"]), int(batch["tokens"]), longest)
         weight = weights.float().to(self.team.device)
-        figures: Counter[str] = Counter()
+        figures = dict.fromkeys(("loss", "entropy", "clipped", "moved", *(["kl"] if aim.beta else [])), 0.0)
 
         def loss(lesson: Lesson) -> Tensor:
             logps, owner = lesson.logps, lesson.owner
@@ -179,63 +154,45 @@ class Grpo(Learner):
             return losses.sum()
 
         norm = self.gradient_step(dialogues, loss, self.settings.lr, manner.temperature or 1.0)
-        keys = ("loss", "entropy", "clipped", "moved", *(["kl"] if aim.beta else []))
-        return {**self.team.sum({key: figures[key] for key in keys}), "gradient": norm}
+        return {**self.team.sum(figures), "gradient": norm}
 
     @torch.no_grad()
     def reference_of(self, dialogues: Sequence[Dialogue], lesson: Lesson) -> Tensor:
         """Log-probabilities of the same by the model before training."""
-        temperature, share = self.settings.manner.temperature or 1.0, self.effort.share
-        if self.reference is not None:
-            return read(self.reference, self.chat, dialogues, lesson.members, temperature, share).logps
-        with self.vlm.as_it_was():
-            return read(self.vlm, self.chat, dialogues, lesson.members, temperature, share).logps
+        assert self.reference is not None
+        with self.vlm.as_in(self.reference):
+            temperature = self.settings.manner.temperature or 1.0
+            return read(self.vlm, self.chat, dialogues, lesson.members, temperature, self.effort.share).logps
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
     def figures(self, groups: Sequence[Sequence[Episode]], failures: Counter[str], clock: Clock) -> dict[str, float]:
-        """This step in numbers, over all learners."""
+        """This step in numbers, over all learners; diversity is the mean of the learners'."""
         episodes = flat(groups)
-        ends = [(e, e.trajectory.end_quality, e.trajectory.quality) for e in episodes]
-        sums: Counter[str] = Counter({"episodes": len(episodes), "groups": len(groups)})
+        sums: dict[str, float] = {
+            "tool_calls": sum(len(e.trajectory.tool_names) for e in episodes),
+            "tokens": sum(e.dialogue.spoken for e in episodes),
+            "failed": sum(not e.valid for e in episodes),
+            "failures": sum(failures.values()),
+            **{kind: sum(e.wrong[kind] for e in episodes) for kind in words.WRONG},
+        }
+        means: dict[str, Sequence[float]] = {
+            "reward": [e.trajectory.total_reward for e in episodes if e.valid],
+            "stops": [not e.cut and e.trajectory.steps[-1].action == self.world.stop for e in episodes],
+            "cut": [e.cut for e in episodes],
+            "turns": [e.turns for e in episodes],
+            **{f"seconds/{kind}": [clock.spent[kind]] for kind in ("generation", "tools", "learning")},
+        }
         for metric in self.world.metrics:
-            known = [(end[metric].value, end[metric].value - start[metric].value) for _, end, start in ends if metric in end]
-            sums[f"quality/{metric}"], sums[f"gain/{metric}"] = (float(np.sum([k[i] for k in known])) for i in (0, 1))
-            sums[f"known/{metric}"] = len(known)
-        sums["tool_calls"] = sum(len(e.trajectory.tool_names) for e in episodes)
-        sums["stops"] = sum(
-            not e.cut and len(e.trajectory.steps) > 0 and e.trajectory.steps[-1].action == self.world.stop for e in episodes
-        )
-        sums["cut"], sums["turns"] = sum(e.cut for e in episodes), sum(e.turns for e in episodes)
-        sums["tokens"] = sum(e.dialogue.spoken for e in episodes)
-        sums["failed"] = sum(not e.valid for e in episodes)
-        sums["reward"] = sum(e.trajectory.total_reward for e in episodes if e.valid)
-        for kind in words.WRONG:
-            sums[kind] = sum(e.wrong[kind] for e in episodes)
-        for name, value in diversity([[tuple(e.trajectory.tool_names) for e in group] for group in groups]).items():
-            sums[f"diversity/{name}"] = value * len(groups)
-        for kind in ("generation", "tools", "learning"):
-            sums[f"seconds/{kind}"] = clock.spent[kind]
-        sums["failures"] = sum(failures.values())
-        total = self.team.sum(sums)
-        count, many = total.pop("episodes"), total.pop("groups")
-        row = {}
-        for key, value in total.items():
-            if key.startswith("known/"):
-                continue
-            if key.startswith(("quality/", "gain/")):
-                row[key] = (
-                    value / total[f"known/{key.partition('/')[2]}"] if total[f"known/{key.partition('/')[2]}"] else float("nan")
-                )
-            elif key.startswith("diversity/"):
-                row[key] = value / many
-            elif key.startswith("seconds/"):
-                row[key] = value / self.team.size
-            elif key in ("tool_calls", "failures", "failed", "tokens", *words.WRONG):
-                row[key] = value
-            else:
-                row[key] = value / count
-        return row | {f"reward_design/{key}": value for key, value in self.design.log().items()}
+            known = [e.trajectory for e in episodes if metric in e.trajectory.end_quality]
+            means[f"quality/{metric}"] = [t.end_quality[metric].value for t in known]
+            means[f"gain/{metric}"] = [t.gains()[metric] for t in known]
+        plans = [[tuple(e.trajectory.tool_names) for e in group] for group in groups]
+        means |= {f"diversity/{name}": [value] for name, value in diversity(plans).items()}
+        total = self.team.sum({name: float(np.sum(values)) for name, values in means.items()})
+        count = self.team.sum({name: float(len(values)) for name, values in means.items()})
+        row = {name: value / count[name] if count[name] else float("nan") for name, value in total.items()}
+        return self.team.sum(sums) | row | {f"reward_design/{key}": value for key, value in self.design.log().items()}
 
     # -- state ---------------------------------------------------------------------------------------------------------------
 

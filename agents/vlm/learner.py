@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,12 @@ from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.lessons import Lesson, parts, read
 from agents.vlm.model import Vlm, VlmError
+from agents.vlm.settings import Effort
 from agents.vlm.team import Team
 from tir_env.files import write_aside
 
 STATE = "learner.pt"
 Loss = Callable[[Lesson], Tensor]  # a part of the sum over all
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How a gradient step is made. None of it changes the result."""
-
-    tokens: int = 8192  # at a time, padding among them
-    share: bool = True  # read once what dialogues share
 
 
 class Learner:
@@ -65,6 +58,10 @@ class Learner:
             raise VlmError(f"step {self.done + 1}", f"has a gradient of {norm.item()}", "Lower the learning rate.")
         self.optimizer.step()
         return float(norm)
+
+    def step(self) -> dict[str, float]:
+        """Learn from one batch; what to tell of it."""
+        raise NotImplementedError
 
     # -- state ---------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 
 from agents.vlm import attention
 from agents.vlm.chat import Chat
+from agents.vlm.settings import POCKET, VlmSpec
 from pool import Problem
 from tir_env.images.operations import Image, digest
 from tir_env.tools import Toolbox
 
-POCKET = "pocket-vlm"
 WEIGHTS = Path(__file__).parent.parent / "weights" / POCKET
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,17 +28,6 @@ ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 class VlmError(Problem):
     """A model that cannot be had, or cannot be used."""
-
-
-@dataclass(frozen=True)
-class VlmSpec:
-    """Which model, and how it is held."""
-
-    name: str = POCKET  # or a folder, or a name on Hugging Face's hub
-    dtype: str = "float32"
-    lora: int = 0  # rank; 0: all weights learn
-    see: bool = True  # the vision tower learns, too
-    checkpointing: bool = False  # activations are computed again instead of kept
 
 
 class Vlm(nn.Module):
@@ -64,11 +52,22 @@ class Vlm(nn.Module):
     def chat(self, toolbox: Toolbox, at_once: bool = False) -> Chat:
         return Chat(self.processor, toolbox, at_once)
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of what learns."""
+        return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
     @contextmanager
-    def as_it_was(self) -> Iterator[None]:
-        """Without the adapter: the model before any training."""
-        with self.adapter[0].disable_adapter():
+    def as_in(self, snapshot: dict[str, Tensor]) -> Iterator[None]:
+        """The model as it was when the snapshot was taken."""
+        self._exchange(snapshot)
+        try:
             yield
+        finally:
+            self._exchange(snapshot)
+
+    def _exchange(self, snapshot: dict[str, Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            parameter.data, snapshot[name] = snapshot[name], parameter.data
 
     # -- computing -----------------------------------------------------------------------------------------------------------
 
@@ -102,7 +101,8 @@ class Vlm(nn.Module):
         out = self.model.model.language_model(
             inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True, **extra
         )
-        return self.model.lm_head(out.last_hidden_state[at])  # type: ignore[no-any-return]
+        logits: Tensor = self.model.lm_head(out.last_hidden_state[at])
+        return logits
 
 
 class Sight:

@@ -6,33 +6,10 @@ one after another or on several learners, add up to the whole exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from pool import Problem
-
-Aggregation = Literal["grpo", "dr_grpo", "dapo"]
-Level = Literal["token", "sequence"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    loss_type: Aggregation = "grpo"  # mean of each dialogue's mean; sum over a constant; mean over all tokens
-    importance_sampling_level: Level = "token"
-    epsilon: float = 0.2
-    epsilon_high: float | None = None  # not given: epsilon
-    beta: float = 0.0  # of the KL divergence from the model before training
-
-    def __post_init__(self) -> None:
-        if self.loss_type not in ("grpo", "dr_grpo", "dapo"):
-            raise Problem(f"loss_type {self.loss_type!r}", "is not known", "Choose grpo, dr_grpo or dapo.")
-        if self.importance_sampling_level not in ("token", "sequence"):
-            raise Problem(f"importance_sampling_level {self.importance_sampling_level!r}", "is not known", "token or sequence.")
-        if not (self.epsilon >= 0 and self.beta >= 0):
-            raise Problem("epsilon and beta", f"must not be negative, not {self.epsilon} and {self.beta}", "Correct them.")
+from agents.vlm.settings import Aggregation, Objective, RatioOf
 
 
 def token_weights(lengths: Tensor, how: Aggregation, dialogues: int, tokens: int, longest: int) -> Tensor:
@@ -46,7 +23,7 @@ def token_weights(lengths: Tensor, how: Aggregation, dialogues: int, tokens: int
     return torch.full_like(lengths, 1 / (dialogues * longest) if how == "dr_grpo" else 1 / max(tokens, 1))
 
 
-def ratios(logps: Tensor, old: Tensor, owner: Tensor, dialogues: int, level: Level) -> Tensor:
+def ratios(logps: Tensor, old: Tensor, owner: Tensor, dialogues: int, level: RatioOf) -> Tensor:
     """[spoken]: how much likelier each token has become; with `sequence` the geometric mean over its dialogue (GSPO)."""
     change = logps - old
     if level == "token":

@@ -72,7 +72,7 @@ def config(
     made: PreTrainedTokenizerFast, width: int = 192, layers: int = 4, vision: int = 128, depth: int = 4
 ) -> Qwen3VLConfig:
     """`width` and `layers` of the language model, `vision` and `depth` of the vision tower; heads are 48 and 32 wide."""
-    token = {name: made.convert_tokens_to_ids(name) for name in VISION}
+    token: dict[str, Any] = {name: made.convert_tokens_to_ids(name) for name in VISION}
     return Qwen3VLConfig(
         text_config={
             "vocab_size": len(made), "hidden_size": width, "intermediate_size": width * 8 // 3, "num_hidden_layers": layers,

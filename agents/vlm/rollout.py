@@ -19,19 +19,9 @@ from agents.vlm.chat import Chat, Dialogue, Piece
 from agents.vlm.context import Context
 from agents.vlm.lessons import audible
 from agents.vlm.model import Sight, Vlm
+from agents.vlm.settings import Manner
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a policy is asked."""
-
-    temperature: float = 1.0  # 0: always the likeliest token
-    top_p: float = 1.0
-    turn: int = 64  # tokens that it may say in a turn
-    tokens: int = 8192  # of a whole dialogue, images among them
-    slips: int = 2  # turns beyond the horizon, for calls that were wrong
 
 
 @dataclass

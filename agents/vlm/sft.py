@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,36 +11,13 @@ from torch import Tensor
 
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
-from agents.vlm.learner import Effort, Learner
+from agents.vlm.learner import Learner
 from agents.vlm.lessons import Lesson
 from agents.vlm.model import Vlm
+from agents.vlm.settings import Effort, SftSettings
 from agents.vlm.team import Team
 from pool import Problem
 from tir_env.trajectory import STOP, Trajectory
-
-
-@dataclass(frozen=True)
-class SftSettings:
-    """TIR-Agent's, unless said otherwise: 3 epochs, learning rate 1e-5 on a cosine, 4 demonstrations a step."""
-
-    epochs: float = 3.0
-    batch: int = 4
-    lr: float = 1e-5
-    warm: float = 0.03  # part of the steps over which the learning rate rises
-    grad_clip: float = 1.0
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (self.epochs > 0 and self.batch >= 1 and self.lr > 0 and 0 <= self.warm < 1):
-            raise Problem("the settings of SFT", f"make no sense: {self}", "epochs, batch and lr must be above 0.")
-
-    def steps(self, demonstrations: int) -> int:
-        return max(1, math.ceil(self.epochs * demonstrations / self.batch))
-
-    def lr_at(self, fraction: float) -> float:
-        if fraction < self.warm:
-            return self.lr * (fraction + 1e-3) / (self.warm + 1e-3)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (fraction - self.warm) / (1 - self.warm)))
 
 
 def dialogue_of(chat: Chat, trajectory: Trajectory, ended: bool = True) -> Dialogue:

@@ -21,9 +21,9 @@ import torch
 
 from agents.vlm import pocket
 from agents.vlm.demonstrations import execute
-from agents.vlm.learner import Effort
-from agents.vlm.model import Vlm, VlmSpec, load, prepared
-from agents.vlm.sft import Sft, SftSettings
+from agents.vlm.model import Vlm, load, prepared
+from agents.vlm.settings import Effort, SftSettings, VlmSpec
+from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from agents.vlm.trl_adapter import arguments, chat, dataset, design_reward, metric_rewards, needed, restoration_environments
 from experiments.console import at_least, main

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from agents.training_free.perceive import LEVELS
 from agents.vlm import pocket
 from agents.vlm.context import Context
-from agents.vlm.model import POCKET, Sight, Vlm, VlmSpec, load, positions, prepared
+from agents.vlm.model import Sight, Vlm, load, positions, prepared
+from agents.vlm.settings import POCKET, VlmSpec
 from experiments.training.captions import DEGRADATIONS
 from experiments.training.cards import write_card
 from experiments.training.encoder import PocketClip, memberships, spoil

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from agents.vlm.chat import Chat
-from agents.vlm.learner import Effort
 from agents.vlm.model import Vlm
-from agents.vlm.sft import Sft, SftSettings
+from agents.vlm.settings import Effort, SftSettings
+from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from tests.agents.vlm.play import demonstrations, tiny
 from tir_env.world import World

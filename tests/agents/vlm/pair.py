@@ -10,11 +10,10 @@ import torch
 import torch.distributed as dist
 
 from agents.vlm import rollout
-from agents.vlm.grpo import Grpo, GrpoSettings
-from agents.vlm.learner import Effort, Learner
-from agents.vlm.objective import Objective
-from agents.vlm.rollout import Manner
-from agents.vlm.sft import Sft, SftSettings
+from agents.vlm.grpo import Grpo
+from agents.vlm.learner import Learner
+from agents.vlm.settings import Effort, GrpoSettings, Manner, Objective, SftSettings
+from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from tests.agents.vlm.play import BRIGHTER, BROKEN, DARKER, LARGER, Script, demonstrations, tiny
 from tests.conftest import fake_toolbox

@@ -11,8 +11,9 @@ import torch
 
 from agents.vlm import pocket, rollout, words
 from agents.vlm.chat import Chat, Dialogue, Piece
-from agents.vlm.model import Vlm, VlmSpec, prepared
-from agents.vlm.rollout import Episode, Manner
+from agents.vlm.model import Vlm, prepared
+from agents.vlm.rollout import Episode
+from agents.vlm.settings import Manner, VlmSpec
 from tests.conftest import fake_toolbox
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Start, Trajectory

@@ -17,10 +17,9 @@ from agents.vlm import model as loading
 from agents.vlm import rollout, words
 from agents.vlm.agent import JSON, MODEL, VlmAgent
 from agents.vlm.chat import Chat
-from agents.vlm.learner import Effort
-from agents.vlm.model import Vlm, VlmError, VlmSpec, load
-from agents.vlm.rollout import Manner
-from agents.vlm.sft import Sft, SftSettings
+from agents.vlm.model import Vlm, VlmError, load
+from agents.vlm.settings import Effort, Manner, SftSettings, VlmSpec
+from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from pool import Problem
 from tests.agents.vlm.play import BRIGHTER, BROKEN, DARKER, FAILS, LARGER, PLANS, Script, begun, demonstrations, tiny

@@ -13,13 +13,13 @@ import torch
 from agents.vlm import rollout
 from agents.vlm.agent import VlmAgent
 from agents.vlm.chat import Chat
-from agents.vlm.grpo import Grpo, GrpoSettings, said
-from agents.vlm.learner import STATE, Effort
+from agents.vlm.grpo import Grpo, said
+from agents.vlm.learner import STATE
 from agents.vlm.lessons import read
-from agents.vlm.model import Vlm, VlmError, VlmSpec
-from agents.vlm.objective import Objective
-from agents.vlm.rollout import Clock, Manner
-from agents.vlm.sft import Sft, SftSettings, dialogue_of
+from agents.vlm.model import Vlm, VlmError
+from agents.vlm.rollout import Clock
+from agents.vlm.settings import Effort, GrpoSettings, Manner, Objective, SftSettings, VlmSpec
+from agents.vlm.sft import Sft, dialogue_of
 from agents.vlm.team import Team
 from pool import Problem
 from tests.agents.vlm.play import BRIGHTER, DARKER, FAILS, LARGER, Script, begun, demonstrations, ids_of, tiny

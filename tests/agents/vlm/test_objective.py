@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.vlm.objective import Aggregation, Objective, clipped, ratios, token_losses, token_weights
+from agents.vlm.objective import clipped, ratios, token_losses, token_weights
+from agents.vlm.settings import Aggregation, Objective
 from pool import Problem
 from rewards import group_advantages
 

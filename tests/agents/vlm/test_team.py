@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from agents.vlm.objective import Objective
+from agents.vlm.settings import Objective
 from agents.vlm.team import Team
 from pool import Problem
 from tests.agents.vlm import pair
