@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from collections.abc import Sequence
@@ -60,13 +61,26 @@ class EncoderSpec:
 class ClipMlpAgent:
     """What PPO or GRPO trained. One policy execution a step, deterministic: no reflection, no rollback, no search."""
 
+    temperature = 1.0  # of `sampling`
+
     def __init__(self, actor: Actor, encoder: Model, tools: Sequence[str], spec: EncoderSpec | None = None) -> None:
         self.actor, self.tools, self.spec = actor.eval(), tuple(tools), spec or EncoderSpec()
         self.encoder: Model | None = encoder
         self.name = "clip_mlp"
+        self.rng: np.random.Generator | None = None
+
+    def sampling(self, seed: int, temperature: float = 1.0) -> ClipMlpAgent:
+        """The same agent, drawing its actions in place of taking the likeliest."""
+        drawing = copy.copy(self)
+        drawing.rng, drawing.temperature = np.random.default_rng(seed), temperature
+        return drawing
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
-        return self.probabilities(observations).argmax(axis=1)
+        chances = self.probabilities(observations)
+        if self.rng is None:
+            return chances.argmax(axis=1)
+        noise = self.rng.gumbel(size=chances.shape)
+        return (np.log(chances + 1e-30) / self.temperature + noise).argmax(axis=1)
 
     def probabilities(self, observations: Observations) -> np.ndarray:
         """[batch, tools + 1]"""

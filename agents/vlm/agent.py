@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -39,6 +40,13 @@ class VlmAgent:
         self.toolbox = toolbox
         self.chat = vlm.chat(toolbox, at_once)
         self.manner = replace(manner or Manner(), temperature=0.0)
+        self.seed = 0
+
+    def sampling(self, seed: int, temperature: float = 1.0) -> VlmAgent:
+        """The same agent, drawing its words in place of taking the likeliest."""
+        drawing = copy.copy(self)
+        drawing.manner, drawing.seed = replace(self.manner, temperature=temperature), seed
+        return drawing
 
     def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:
         """Play trajectories that have begun to their end, all side by side."""
@@ -46,7 +54,7 @@ class VlmAgent:
         if any(episode.trajectory.steps for episode in episodes):
             raise VlmError("a trajectory", "was begun by another agent", "Give it to the agent that began it.")
         if episodes:
-            play(self.vlm, self.chat, world, episodes, 1, self.manner, 0, Clock())
+            play(self.vlm, self.chat, world, episodes, 1, self.manner, self.seed, Clock())
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
         """The next action of each: what was said so far is read anew. What is wrong counts as stop."""

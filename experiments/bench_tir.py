@@ -1,0 +1,212 @@
+"""TIR-Agent's table 5 in small: the vision-language agent, and what each of its parts is worth.
+
+    python experiments/bench_tir.py --test-images FOLDER          three seeds of nine trainings: a day on two cores, in parts
+
+Every variant is a run of `run.py --algo grpo` with one flag changed. All that learn from demonstrations use the same ones of their
+seed, perturbed in their own way. Each is tested on photographs that nothing was trained on, beside no tool, a random policy, the best
+single tool, the teacher, the light agent and the greedy oracle. You see every metric's gain (higher is better, whichever way
+the metric points) with the standard deviation between seeds; how diverse eight rollouts of the policy after SFT are (figure 3); and for
+each metric how it went from SFT to GRPO.
+
+Everything that is done is kept under --out: run it again to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agents.agent import observer_for, play
+from agents.opening import open_agent
+from agents.vlm.agent import VlmAgent
+from agents.vlm.model import load
+from agents.vlm.settings import VlmSpec
+from experiments.cells import Cells, train_run
+from experiments.console import at_least, main
+from experiments.diversity import of
+from experiments.vlm import AFTER_SFT
+from pool import Pool, connect
+from tir_env.world import World
+
+SUITES = ("mio100-a", "restore-r1-i")
+METRICS = ("psnr", "ssim", "vsi", "gmsd", "pocket-deqa", "piqe")
+VARIANTS: dict[str, tuple[object, ...]] = {
+    "TIR-Agent": (),
+    "w/o SFT": ("--no-sft",),
+    "w/o EDP": ("--no-edp",),
+    "w/o α^t": ("--alpha-t", 0),
+    "w/o α^m": ("--alpha-m", 0),
+    "w/o MAR": ("--reward", "mar:no-mar"),
+    "w/o decouple": ("--reward", "mar:no-decouple"),
+    "w/o w^θ": ("--reward", "mar:no-weights"),
+}
+# The variants that need a training of their own; vanilla and w/o RL are stages of the first one.
+UNTRAINED = "untrained"
+STAGES = {"vanilla": UNTRAINED, "w/o RL": AFTER_SFT}
+RIVALS = ("none", "random", "4kagent", "oracle:psnr")
+DIVERSE = ("TIR-Agent", "w/o EDP", "w/o α^t", "w/o α^m")
+
+
+@dataclass
+class Bench:
+    test_images: str
+    """Photographs to test on, such as a folder of BSD100; never trained on."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which ones to train."""
+    seeds: int = 3
+    """Trainings of each."""
+    tests: int = 96
+    """Test images of each suite."""
+    groups: int = 32
+    """Starts of which eight rollouts each tell the diversity."""
+    pool: str = "ray"
+    """Where the tools run: local or ray."""
+    options: tuple[str, ...] = ()
+    """More options of run.py, for all."""
+    out: Path = Path("out/bench_tir")
+    """Results cell by cell, and the runs."""
+
+
+def bench(settings: Bench) -> None:
+    at_least(1, seeds=settings.seeds, tests=settings.tests, groups=settings.groups)
+    told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options")}
+    cells = Cells(settings.out / "cells.json", told)
+    with connect(settings.pool) as pool:
+        worlds = {suite: test_world(suite, settings, pool) for suite in SUITES}
+        for rival in RIVALS:
+            cells.fill(rival, qualities, rival, settings, worlds)
+        cells.fill("best single", best_single, settings, worlds)
+        for seed in range(settings.seeds):
+            cells.fill(f"clip_mlp {seed}", light, seed, settings, worlds)
+            for variant in settings.variants:
+                cells.fill(f"{variant} {seed}", trained, variant, seed, settings, worlds)
+                if variant in DIVERSE:
+                    cells.fill(f"diversity {variant} {seed}", diverse, variant, seed, settings, worlds[SUITES[0]])
+            for name, stage in STAGES.items():
+                cells.fill(f"{name} {seed}", staged, stage, seed, settings, worlds)
+    console = Console()
+    for table in (gains_table(cells.done, settings), rise_table(cells.done, settings), diversity_table(cells.done, settings)):
+        console.print(table)
+    console.print(f"figures: {cells.path}")
+
+
+def test_world(suite: str, settings: Bench, pool: Pool) -> World:
+    return World(settings.test_images, "all", suite, "pocket", "final:psnr", METRICS, 3, 64, pool=pool)
+
+
+# -- cells -------------------------------------------------------------------------------------------------------------------------
+
+
+def folder_of(variant: str, seed: int, settings: Bench) -> Path:
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in variant.replace("α", "alpha").replace("θ", "theta"))
+    return settings.out / "runs" / f"{plain}-{seed}"
+
+
+def train(variant: str, seed: int, settings: Bench) -> Path:
+    common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8, *settings.options)
+    return train_run(folder_of(variant, seed, settings), *common, *VARIANTS[variant])
+
+
+def trained(variant: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+    return qualities(str(train(variant, seed, settings)), settings, worlds)
+
+
+def staged(stage: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+    folder = folder_of("TIR-Agent", seed, settings) / stage
+    if stage == UNTRAINED and not folder.exists():
+        VlmAgent(load(VlmSpec()), next(iter(worlds.values())).toolbox, VlmSpec()).save(folder)
+    return qualities(str(folder), settings, worlds)
+
+
+def light(seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+    folder = settings.out / "runs" / f"clip_mlp-{seed}"
+    train_run(folder, "--algo", "ppo", "--reward", "mar", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8)
+    return qualities(str(folder), settings, worlds)
+
+
+def best_single(settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+    """Of each suite the tool with the highest mean PSNR, chosen with the test images in hand."""
+    found: dict[str, Any] = {}
+    for suite, world in worlds.items():
+        each = {tool.name: qualities(tool.name, settings, {suite: world})[suite] for tool in world.toolbox}
+        best = max(each, key=lambda name: np.mean(each[name]["psnr"]))
+        found[suite] = each[best] | {"tool": best}
+    return found
+
+
+def qualities(name: str, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+    """Per suite: each metric's gain on every image, higher being better, and how many tools were called."""
+    out: dict[str, dict[str, Any]] = {}
+    for suite, world in worlds.items():
+        agent = open_agent(name, world)
+        played = play(world, observer_for(agent, world), agent, [world.draw(0, k) for k in range(settings.tests)])
+        out[suite] = {metric: [t.gains().get(metric, float("nan")) for t in played] for metric in METRICS}
+        out[suite]["calls"] = [sum(s.notes.get("tool_calls", int(s.tool != "stop")) for s in t.steps) for t in played]
+    return out
+
+
+def diverse(variant: str, seed: int, settings: Bench, world: World) -> dict[str, float]:
+    """Eight rollouts of each start by the policy after SFT."""
+    return of(open_agent(str(folder_of(variant, seed, settings) / AFTER_SFT), world), world, settings.groups, 8, seed)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------------------
+
+
+def means(done: dict[str, Any], names: Sequence[str], suite: str, metric: str) -> np.ndarray:
+    """One for each seed that is there."""
+    return np.array([np.nanmean(done[name][suite][metric]) for name in names if name in done])
+
+
+def told(values: np.ndarray) -> str:
+    if not len(values):
+        return ""
+    digits = 2 if abs(values).max() >= 1 else 3
+    return f"{values.mean():+.{digits}f}" + (f" ±{values.std():.{digits}f}" if len(values) > 1 else "")
+
+
+def gains_table(done: dict[str, Any], settings: Bench) -> Table:
+    made = Table(title="Gain of each metric (± between seeds)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("suite", "policy", *METRICS, "calls"):
+        made.add_column(column, justify="left" if column in ("suite", "policy") else "right")
+    for suite in SUITES:
+        for name in (*RIVALS, "best single", "clip_mlp", *STAGES, *settings.variants):
+            keys = [name] if name in done else [f"{name} {seed}" for seed in range(settings.seeds)]
+            cells = [told(means(done, keys, suite, metric)) for metric in METRICS]
+            made.add_row(suite, name, *cells, told(means(done, keys, suite, "calls")).lstrip("+"))
+        made.add_section()
+    return made
+
+
+def rise_table(done: dict[str, Any], settings: Bench) -> Table:
+    made = Table(title="From SFT to GRPO (± between seeds)", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("suite", *METRICS):
+        made.add_column(column, justify="right")
+    for suite in SUITES:
+        pairs = [(f"TIR-Agent {seed}", f"w/o RL {seed}") for seed in range(settings.seeds)]
+        there = [pair for pair in pairs if pair[0] in done and pair[1] in done]
+        rises = [[np.nanmean(done[a][suite][m]) - np.nanmean(done[b][suite][m]) for a, b in there] for m in METRICS]
+        made.add_row(suite, *(told(np.array(rise)) for rise in rises))
+    return made
+
+
+def diversity_table(done: dict[str, Any], settings: Bench) -> Table:
+    made = Table(title="Diversity of 8 rollouts after SFT (± between seeds)", title_justify="left", box=box.SIMPLE_HEAD)
+    names = ("distinct", "identical", "order", "tool", "tool_entropy")
+    for column in ("variant", *names):
+        made.add_column(column, justify="left" if column == "variant" else "right")
+    for variant in (v for v in settings.variants if v in DIVERSE):
+        found = [done[key] for seed in range(settings.seeds) if (key := f"diversity {variant} {seed}") in done]
+        made.add_row(variant, *(told(np.array([each[name] for each in found])).lstrip("+") for name in names))
+    return made
+
+
+if __name__ == "__main__":
+    main(Bench, bench, __doc__)
