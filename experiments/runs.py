@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pool import Problem
 from tir_env.files import write_aside
 
-CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
+CONFIG, LOG, CHECKPOINTS, OWNER = "config.json", "log.jsonl", "checkpoints", "owner"
 KEEP = 2  # checkpoints
 
 Settings = TypeVar("Settings")
@@ -48,6 +49,18 @@ class RunFolder:
         if not (path / CONFIG).is_file():
             raise Problem(path, "is no run", "Name the folder that run.py printed when it began.")
         return cls(path)
+
+    # -- whose it is ---------------------------------------------------------------------------------------------------------
+
+    def claim(self) -> str:
+        """From now on only who shows this word may write: a learner whose run was killed may live on for a while."""
+        word = uuid.uuid4().hex
+        write_aside(self.path / OWNER, lambda path: path.write_text(word, encoding="utf-8"))
+        return word
+
+    def check_owner(self, word: str) -> None:
+        if (self.path / OWNER).read_text(encoding="utf-8") != word:
+            raise Problem(self.path, "is gone on with by another run", "Nothing is lost: this one ends here.")
 
     # -- settings ------------------------------------------------------------------------------------------------------------
 

@@ -69,19 +69,17 @@ class VlmWorkplace(Workplace):
         plan = Plan.of(settings, count)
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)
-        torch.set_num_threads(os.cpu_count() or 1)  # nobody else computes now
+        torch.set_num_threads(threads())  # nobody else computes now
         trained = folder.path / "agent"
         if not trained.exists():
             VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner).save(trained)
         found: dict[str, Agent] = {"grpo vlm" if options.rl else "vlm": VlmAgent.load(trained, world.toolbox)}
         if options.rl and options.sft:
-            found["vlm after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox)
+            found["after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox)
         if options.rl or options.sft:
-            found["vlm untrained"] = VlmAgent(
-                load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner
-            )
+            found["untrained"] = VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner)
         if options.sft:
-            found[f"teacher: {options.teacher}"] = open_agent(options.teacher, self.world("test"), settings.seed)
+            found[options.teacher] = open_agent(options.teacher, self.world("test"), settings.seed)
         return found
 
     def demonstrate(self, world: World, folder: RunFolder, console: Console) -> int:
@@ -118,13 +116,8 @@ class VlmWorkplace(Workplace):
 
         settings = self.settings
         learners = max(1, settings.learners)
-        task = {
-            "settings": settings,
-            "stage": stage,
-            "plan": plan,
-            "folder": str(folder.path.resolve()),
-            "pool": self.pool_options,
-        }
+        place = {"folder": str(folder.path.resolve()), "owner": folder.claim(), "pool": self.pool_options, "threads": threads()}
+        task = {"settings": settings, "stage": stage, "plan": plan, **place}
         resources = {"CPU": 0.01, **({"GPU": settings.gpus} if settings.gpus else {})}
         trainer = TorchTrainer(
             work,
@@ -210,6 +203,11 @@ def say_grpo(row: Row, metrics: tuple[str, ...]) -> str:
     )
 
 
+def threads() -> int:
+    """That PyTorch may compute with on this machine. With one, a run that was killed goes on bit for bit; with more, to rounding."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
 def found(folder: Path) -> Path:
     """Demonstrations in the folder itself, or in that of a run."""
     return folder if (folder / demonstrations.JSON).is_file() else folder / DEMONSTRATIONS
@@ -230,7 +228,8 @@ def work(task: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device() if settings.gpus else torch.device("cpu")
     if device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+        torch.set_num_threads(max(1, task["threads"] // size))
+        torch.use_deterministic_algorithms(True, warn_only=True)
     team = Team(rank, size, device, options.shard)
     first, last = plan.span(stage)
     done, checkpoint = folder.last_checkpoint()
@@ -244,6 +243,7 @@ def work(task: dict[str, Any]) -> None:
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             row = named(stage, learner.step(), number, time.perf_counter() - began)
+            folder.check_owner(task["owner"])
             if rank == 0:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:
