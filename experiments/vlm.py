@@ -64,8 +64,7 @@ class VlmWorkplace(Workplace):
         world = self.world("train")
         count = 0
         if options.sft:
-            with connect(**self.pool_options) as own:
-                count = self.demonstrate(World(**self.world_settings("train"), pool=own), folder, console)
+            count = self.demonstrate(world, folder, console)
         plan = Plan.of(settings, count)
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)

@@ -5,10 +5,13 @@ Everything that computes goes through `Vlm.forward`, which is what FSDP watches.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -158,6 +161,7 @@ def load(spec: VlmSpec) -> Vlm:
     if spec.dtype not in DTYPES:
         raise VlmError(f"--dtype {spec.dtype}", "is not known", f"Choose among {', '.join(DTYPES)}.")
     place = str(WEIGHTS) if spec.name == POCKET else spec.name
+    _check_there(place)
     try:
         processor = AutoProcessor.from_pretrained(place)
         model = Qwen3VLForConditionalGeneration.from_pretrained(place, dtype=DTYPES[spec.dtype])
@@ -166,6 +170,23 @@ def load(spec: VlmSpec) -> Vlm:
         remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
         raise VlmError(f"the model {spec.name!r}", f"cannot be loaded: {type(error).__name__}: {first}", remedy) from error
     return prepared(model, processor, spec)
+
+
+def _check_there(place: str) -> None:
+    """Without a network the hub's client tries again for minutes."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if Path(place).exists() or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return
+    try:
+        if isinstance(try_to_load_from_cache(place, "config.json"), str):
+            return
+        host = urlsplit(constants.ENDPOINT)
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except (OSError, ValueError) as error:  # the client's errors are ValueErrors
+        reason = f"is no folder, is not in the hub's cache here, and cannot be fetched: {error}"
+        remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
+        raise VlmError(f"the model {place!r}", reason, remedy) from error
 
 
 def prepared(model: Any, processor: Any, spec: VlmSpec) -> Vlm:

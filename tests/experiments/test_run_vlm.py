@@ -106,11 +106,11 @@ def test_killed_in_either_stage_it_goes_on_as_if_nothing_had_happened(
 
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
     for options, message in (
-        (("--model", "nowhere/such"), "the model 'nowhere/such' cannot be loaded"),
-        (("--shard", "--lora", 4), "--shard does not go with --lora"),
+        (("--model", "nowhere/such"), "the model 'nowhere/such'"),
+        (("--shard", "--lora", 4), "--shard: does not go with --lora"),
         (("--demonstrations-from", tmp_path), "demonstrations.json"),
-        (("--alpha-t", 2), "--alpha-t must lie in 0..1"),
-        (("--algo", "ppo", "--policy", "vlm"), "--algo ppo is not for the vlm"),
+        (("--alpha-t", 2), "--alpha-t: must lie in 0..1"),
+        (("--algo", "ppo", "--policy", "vlm"), "--algo ppo: is not for the vlm"),
     ):
         done = within("run.py", "--algo", "grpo", *options, "--out", tmp_path / "run")
         assert done.returncode == 2
