@@ -15,7 +15,7 @@ import torch
 from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
-from agents.vlm.model import Sight, Vlm, VlmError, load
+from agents.vlm.model import Sight, Vlm, VlmError, load, quietly
 from agents.vlm.rollout import Clock, Episode, asked, play, speak
 from agents.vlm.settings import Manner, VlmSpec
 from agents.vlm.sft import dialogue_of
@@ -112,6 +112,10 @@ class VlmAgent:
 
 def write_model(vlm: Vlm, folder: Path) -> None:
     def write(place: Path) -> None:
+        with quietly():
+            save(place)
+
+    def save(place: Path) -> None:
         (vlm.adapter[0] or vlm.model).save_pretrained(place)
         vlm.processor.save_pretrained(place)
 

@@ -163,13 +163,28 @@ def load(spec: VlmSpec) -> Vlm:
     place = str(WEIGHTS) if spec.name == POCKET else spec.name
     _check_there(place)
     try:
-        processor = AutoProcessor.from_pretrained(place)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(place, dtype=DTYPES[spec.dtype])
+        with quietly():
+            processor = AutoProcessor.from_pretrained(place)
+            model = Qwen3VLForConditionalGeneration.from_pretrained(place, dtype=DTYPES[spec.dtype])
     except Exception as error:  # the hub, the file system and transformers raise all sorts
         first = (str(error).strip().splitlines() or [""])[0]
         remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
         raise VlmError(f"the model {spec.name!r}", f"cannot be loaded: {type(error).__name__}: {first}", remedy) from error
     return prepared(model, processor, spec)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars, which a file of a few megabytes does not need."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_there(place: str) -> None:

@@ -23,6 +23,8 @@ from agents.vlm.settings import Manner
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
+ANSWER = 64  # tokens of words, at most
+
 
 @dataclass
 class Episode:
@@ -175,7 +177,7 @@ def _act(chat: Chat, world: World, going: Sequence[Episode], manner: Manner) -> 
     for round_ in range(max(len(actions) for actions, _ in wishes)):
         rows = [r for r, (actions, _) in enumerate(wishes) if round_ < len(actions) and not going[r].trajectory.ended]
         _step(world, [going[r] for r in rows], [wishes[r][0][round_] for r in rows])
-    over = [e for e in going if not e.trajectory.ended and (e.turns >= world.horizon + manner.slips or _full(e, manner))]
+    over = [e for e in going if not e.trajectory.ended and (e.turns >= world.horizon + manner.slips or _full(chat, e, manner))]
     for episode in over:
         episode.cut = True
     _step(world, over, [world.stop] * len(over))
@@ -219,8 +221,7 @@ def _step(world: World, episodes: Sequence[Episode], actions: Sequence[int]) -> 
         step.notes["policy_calls"] = episode.turns - sum(s.notes.get("policy_calls", 0) for s in episode.trajectory.steps[:-1])
 
 
-def _full(episode: Episode, manner: Manner) -> bool:
+def _full(chat: Chat, episode: Episode, manner: Manner) -> bool:
     """There is no room for another answer and another turn."""
-    dialogue = episode.dialogue
-    last = max((len(p.ids) for p in (dialogue.prefix, *dialogue.pieces) if p.images), default=0)
-    return len(dialogue) + last + manner.turn > manner.tokens
+    answer = len(chat.tell("").ids) + max(ANSWER, chat.tokens_of(episode.trajectory.image))
+    return len(episode.dialogue) + answer + manner.turn > manner.tokens
