@@ -196,9 +196,14 @@ def _check_there(place: str) -> None:
     try:
         if isinstance(try_to_load_from_cache(place, "config.json"), str):
             return
+    except ValueError as error:  # the client's complaint about the form of a name
+        raise VlmError(
+            f"the model {place!r}", "is no folder, and no name on the hub", f"Correct it, or use {POCKET}."
+        ) from error
+    try:
         host = urlsplit(constants.ENDPOINT)
         socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
-    except (OSError, ValueError) as error:  # the client's errors are ValueErrors
+    except OSError as error:
         reason = f"is no folder, is not in the hub's cache here, and cannot be fetched: {error}"
         remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
         raise VlmError(f"the model {place!r}", reason, remedy) from error

@@ -240,6 +240,6 @@ def cut(path: Path) -> None:
 def test_models_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(VlmError, match="--dtype int4"):
         load(VlmSpec(dtype="int4"))
-    with pytest.raises(VlmError, match="cannot be loaded"):
+    with pytest.raises(VlmError, match="is no folder"):
         load(VlmSpec(name=str(tmp_path / "nothing")))
     assert VlmSpec().name == loading.POCKET

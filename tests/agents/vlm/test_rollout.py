@@ -239,11 +239,11 @@ def test_who_talks_too_long_is_cut_off_and_told(model: Model, world: World, star
 def test_a_dialogue_that_is_full_is_cut(model: Model, world: World, starts: list[Start]) -> None:
     chat = model[1]
     opening = len(chat.opening(world.begin(starts[:1])[0].image).ids)
-    [episode] = scripted(*model, world, starts[:1], [[BRIGHTER, DARKER, LARGER]], Manner(tokens=2 * opening + 80))
+    [episode] = scripted(*model, world, starts[:1], [[BRIGHTER, DARKER, LARGER]], Manner(tokens=opening + 170))
     assert episode.cut
     assert episode.trajectory.ended
-    assert len(episode.dialogue) < 2 * opening + 80
-    assert episode.trajectory.tool_names == ["denoise/brighter"]
+    assert len(episode.dialogue) <= opening + 170
+    assert episode.trajectory.tool_names in (["denoise/brighter"], ["denoise/brighter", "denoise/darker"])
     assert episode.valid
 
 
