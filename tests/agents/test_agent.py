@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from agents.agent import play
-from agents.training_free.bounds import FixedAgent, RandomAgent
-from tests.conftest import BRIGHTER, LARGER
+from agents.training_free.bounds import FixedAgent, GreedyOracle, RandomAgent
+from pool import Problem
+from tests.conftest import BRIGHTER, DARKER, LARGER
 from tir_env.observations import Observer
 from tir_env.world import World
 
@@ -30,3 +31,19 @@ def test_fixed_agents_do_that_and_stop(world: World, actions: list[int]) -> None
     [trajectory] = play(world, Observer(world, 32), FixedAgent(actions, world.stop, "fixed"), [world.draw(0, 0)])
     assert trajectory.actions == [*actions, world.stop]
     assert np.isfinite(trajectory.total_reward)
+
+
+def test_the_greedy_oracle_takes_what_is_best_and_stops_where_nothing_is(world: World) -> None:
+    oracle = GreedyOracle(world)
+    trajectories = world.begin([world.draw(0, k) for k in range(3)])
+    [actions] = [oracle.act({}, trajectories)]
+    for trajectory, action in zip(trajectories, actions, strict=True):
+        values = {world.stop: trajectory.quality["psnr"].value}
+        for tool in (BRIGHTER, DARKER, LARGER):
+            [played] = world.begin([trajectory.start])
+            world.step([played], [tool])
+            values[tool] = played.steps[-1].quality["psnr"].value
+        assert action == max(values, key=lambda key: values[key])
+    assert [note["tool_calls"] for note in oracle.notes()] == [len(world.toolbox)] * 3, "what it tried, failures among it"
+    with pytest.raises(Problem, match="needs no reference"):
+        GreedyOracle(world, "piqe")
