@@ -3,9 +3,9 @@
     python experiments/diversity.py --agent out/run
     python experiments/diversity.py --agent out/run/after-sft --images FOLDER --json diversity.json
 
-The policy draws its actions. `distinct` is the share of different sequences among the rollouts of a start, `identical` the share of
-rollouts that another one equals, `order` and `tool` the share of pairs of different sequences that do the same tasks in another order,
-or with other tools; `tool entropy` is that of the tool given the task.
+The policy draws its actions. `distinct` is the mean number of different sequences among the rollouts of a start, `identical` the
+share of rollouts that another one equals, `order` and `tool` the share of pairs of different sequences that do the same tasks in
+another order, or with other tools; `tool entropy` is that of the tool given the task.
 """
 
 from __future__ import annotations

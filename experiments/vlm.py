@@ -241,7 +241,7 @@ def work(task: dict[str, Any]) -> None:
         every = max(1, (last - first) // 10) if stage == "sft" else settings.checkpoint_every
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
-            row = named(stage, learner.step(), number, time.perf_counter() - began)
+            row = named(stage, learner.step(), number, time.perf_counter() - began, options.rollouts)
             folder.check_owner(task["owner"])
             if rank == 0:
                 folder.append(row)
@@ -274,10 +274,11 @@ def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, poo
     return Grpo(vlm, chat, world, options.grpo, team, settings.seed, stream_of(settings.seed), options.effort)
 
 
-def named(stage: Stage, row: Row, number: int, seconds: float) -> Row:
+def named(stage: Stage, row: Row, number: int, seconds: float, rollouts: int) -> Row:
     if stage == "sft":
         return {"iteration": number, **{f"sft/{key}": value for key, value in row.items()}, "seconds": seconds}
-    curves = {"length": row["turns"], "distinct_sequences": row["diversity/distinct"]}  # as the light agent's log has them
+    # As the light agent's log has them.
+    curves = {"length": row["turns"], "distinct_sequences": row["diversity/distinct"] / rollouts}
     return {"iteration": number, **row, **curves, "seconds": seconds, "tool_calls_per_second": row["tool_calls"] / seconds}
 
 
