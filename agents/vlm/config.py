@@ -75,6 +75,8 @@ class VlmOptions:
     """Tokens that the policy may say in a turn."""
     dialogue_tokens: int = 16384
     """Tokens of a whole dialogue, images among them."""
+    slip_cost: float = 0.0
+    """What a wrong call takes off the advantage, beyond the group's mean of them; 0 as in the paper."""
     slips: int = 2
     """Turns beyond the horizon, for calls that were wrong."""
     batch_tokens: int = 16384
@@ -110,7 +112,7 @@ class VlmOptions:
         aim = Objective(self.loss_type, self.importance_sampling_level, self.epsilon, beta=self.beta)
         return GrpoSettings(
             self.prompts, self.rollouts, self.at_once, self.rl_lr, updates=self.updates, epochs=self.rl_epochs, aim=aim,
-            manner=self.manner,
+            manner=self.manner, slip_cost=self.slip_cost,
         )  # fmt: skip
 
     @property

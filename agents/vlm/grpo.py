@@ -105,7 +105,9 @@ class Grpo(Learner):
         ends = self.design.values([quality_after(e) for e in flat(groups)]).reshape(*shape, -1)
         valid = np.array(counts).reshape(shape) & np.isfinite(ends).all(axis=-1)
         returns = np.array([e.trajectory.total_reward for e in flat(groups)]).reshape(shape)
-        return [float(a) for a in self.design.advantages(returns, ends, valid).reshape(-1)]
+        slips = np.array([e.wrong.total() + e.cut for e in flat(groups)]).reshape(shape)
+        judged = self.design.advantages(returns, ends, valid) - self.settings.slip_cost * excess(slips, valid)
+        return [float(a) for a in judged.reshape(-1)]
 
     # -- learning ------------------------------------------------------------------------------------------------------------
 
@@ -205,6 +207,15 @@ class Grpo(Learner):
 
 def flat(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
     return [episode for group in groups for episode in group]
+
+
+def excess(slips: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """How many more wrong calls a rollout made than its group on average; 0 for what is not valid. All are [groups, rollouts].
+
+    A wrong call leaves the image as it is, which is better than many a tool: without a cost a policy may learn to talk nonsense.
+    """
+    mean = np.where(valid, slips, 0).sum(axis=1, keepdims=True) / np.maximum(valid.sum(axis=1, keepdims=True), 1)
+    return np.where(valid, slips - mean, 0.0)
 
 
 def said(dialogue: Dialogue) -> list[float]:

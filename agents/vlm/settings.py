@@ -98,6 +98,7 @@ class GrpoSettings:
     epochs: int = 1  # passes over a batch
     redraws: int = 2  # how often a group with too many failures is drawn again
     finished: float = 0.5  # the part of a group that must have finished for it to count
+    slip_cost: float = 0.0  # off a rollout's advantage for each wrong call more than its group made on average
     aim: Objective = field(default_factory=Objective)
     manner: Manner = field(default_factory=Manner)
 
@@ -105,5 +106,5 @@ class GrpoSettings:
         for name in ("prompts", "rollouts", "at_once", "updates", "epochs"):
             if getattr(self, name) < 1:
                 raise Problem(name, f"must be at least 1, not {getattr(self, name)}", "Correct it.")
-        if not (self.lr > 0 and 0 <= self.finished <= 1):
+        if not (self.lr > 0 and 0 <= self.finished <= 1 and self.slip_cost >= 0):
             raise Problem("the settings of GRPO", f"make no sense: {self}", "lr must be above 0, finished in 0..1.")

@@ -13,7 +13,7 @@ import torch
 from agents.vlm import rollout
 from agents.vlm.agent import VlmAgent
 from agents.vlm.chat import Chat
-from agents.vlm.grpo import Grpo, said
+from agents.vlm.grpo import Grpo, excess, said
 from agents.vlm.learner import STATE
 from agents.vlm.lessons import read
 from agents.vlm.model import Vlm, VlmError
@@ -371,3 +371,9 @@ def test_a_learner_without_anything_to_learn_from_is_refused(world: World, model
         Sft(*model, [], SftSettings(), Team(), 0, Effort())
     with pytest.raises(Problem, match="cannot be dealt out to 2 learners"):
         Grpo(*model, world, GrpoSettings(prompts=3), Team(0, 2), 0, 0, Effort())
+
+
+def test_a_wrong_call_costs_what_it_is_more_than_the_groups() -> None:
+    slips = np.array([[0, 2, 4, 9], [1, 1, 1, 1]])
+    valid = np.array([[True, True, True, False], [True, True, True, True]])
+    assert excess(slips, valid).tolist() == [[-2, 0, 2, 0], [0, 0, 0, 0]]
