@@ -247,7 +247,7 @@ def work(task: dict[str, Any]) -> None:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:
                 keep(learner, settings, stage, folder, number, finished=number == last)
-            ray.train.report(row)
+        ray.train.report(row)  # once: Ray's controller takes more than a second to hear of it
 
 
 def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:
