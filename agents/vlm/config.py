@@ -47,6 +47,8 @@ class VlmOptions:
     """Demonstrations in a gradient step."""
     sft_lr: float = 1e-5
     """Learning rate of stage 1; it falls along a cosine."""
+    sft_slips: float = 0.0
+    """Probability that a demonstrated call comes after a wrong one and its answer, which are read and not learnt; 0 as in the paper."""
     prompts: int = 64
     """Starts in a step of stage 2 (b)."""
     rollouts: int = 8
@@ -105,7 +107,7 @@ class VlmOptions:
 
     @property
     def sft_settings(self) -> SftSettings:
-        return SftSettings(self.sft_epochs, self.sft_batch, self.sft_lr)
+        return SftSettings(self.sft_epochs, self.sft_batch, self.sft_lr, self.sft_slips)
 
     @property
     def grpo(self) -> GrpoSettings:

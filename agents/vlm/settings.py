@@ -50,12 +50,13 @@ class SftSettings:
     epochs: float = 3.0
     batch: int = 4
     lr: float = 1e-5
+    slips: float = 0.0  # probability that a wrong call is read before a right one
     warm: float = 0.03  # part of the steps over which the learning rate rises
     grad_clip: float = 1.0
     decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.epochs > 0 and self.batch >= 1 and self.lr > 0 and 0 <= self.warm < 1):
+        if not (self.epochs > 0 and self.batch >= 1 and self.lr > 0 and 0 <= self.warm < 1 and 0 <= self.slips <= 1):
             raise Problem("the settings of SFT", f"make no sense: {self}", "epochs, batch and lr must be above 0.")
 
     def steps(self, demonstrations: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from agents.vlm import words
-from agents.vlm.chat import Chat, Dialogue
+from agents.vlm.chat import Chat, Dialogue, Piece
 from agents.vlm.learner import Learner
 from agents.vlm.lessons import Lesson
 from agents.vlm.model import Vlm
@@ -20,8 +20,14 @@ from pool import Problem
 from tir_env.trajectory import STOP, Trajectory
 
 
-def dialogue_of(chat: Chat, trajectory: Trajectory, ended: bool = True) -> Dialogue:
-    """What policy and environment would have said in a trajectory, step by step. With `ended` the policy has the last word."""
+def dialogue_of(
+    chat: Chat, trajectory: Trajectory, ended: bool = True, slips: float = 0.0, rng: np.random.Generator | None = None
+) -> Dialogue:
+    """What policy and environment would have said in a trajectory, step by step. With `ended` the policy has the last word.
+
+    With probability `slips` something wrong was said before a call, and answered: it is read, not learnt, and what is learnt is to go
+    on as if nothing had happened.
+    """
     start = trajectory.input
     assert start is not None, "a trajectory with its images"
     dialogue = Dialogue(chat.opening(start))
@@ -31,6 +37,8 @@ def dialogue_of(chat: Chat, trajectory: Trajectory, ended: bool = True) -> Dialo
         return dialogue
     for number, step in enumerate(calls, start=1):
         assert step.image is not None, "a trajectory with its images"
+        if rng is not None and rng.random() < slips:
+            dialogue.pieces += _slip(chat, step.tool, [before.action for before in calls[: number - 1]], rng)
         dialogue.pieces.append(chat.say(words.call(step.tool)))
         # After the last step that the horizon allows nothing more is heard.
         if number < len(calls) or trajectory.steps[-1].tool == STOP or not ended:
@@ -38,6 +46,19 @@ def dialogue_of(chat: Chat, trajectory: Trajectory, ended: bool = True) -> Dialo
     if ended and trajectory.steps[-1].tool == STOP:
         dialogue.pieces.append(chat.say(words.DONE))
     return dialogue
+
+
+def _slip(chat: Chat, tool: str, used: list[int], rng: np.random.Generator) -> list[Piece]:
+    """A call that is cut short, of a tool that does not exist, or of one that ran already; and the answer to it."""
+    text = words.call(tool)
+    names = [each.name for each in chat.toolbox]
+    candidates = [text[: int(rng.integers(len("<tool_call>"), len(text) - 1))]]
+    task, other = tool.partition("/")[0], names[int(rng.integers(len(names)))].partition("/")[2]
+    candidates += [words.call(f"{task}/{other}")] if f"{task}/{other}" not in names else []
+    candidates += [words.call(names[used[int(rng.integers(len(used)))]])] if used else []
+    wrong = candidates[int(rng.integers(len(candidates)))]
+    said = chat.say(wrong)
+    return [Piece(said.ids), chat.tell(words.parse(wrong, chat.toolbox, used)[0].answer)]
 
 
 class Sft(Learner):
@@ -50,7 +71,8 @@ class Sft(Learner):
         super().__init__(vlm, chat, team, settings.lr, settings.grad_clip, settings.decay, effort)
         if not demonstrations:
             raise Problem("SFT", "has no demonstrations to learn from", "Make some, or leave it out with --no-sft.")
-        self.dialogues = [dialogue_of(chat, trajectory) for trajectory in demonstrations]
+        rngs = (np.random.default_rng([seed, 17, index]) for index in range(len(demonstrations)))
+        self.dialogues = [dialogue_of(chat, t, True, settings.slips, rng) for t, rng in zip(demonstrations, rngs, strict=True)]
         self.settings, self.seed = settings, seed
         self.steps = settings.steps(len(demonstrations))
 

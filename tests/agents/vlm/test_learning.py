@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.vlm import rollout
+from agents.vlm import rollout, words
 from agents.vlm.agent import VlmAgent
 from agents.vlm.chat import Chat
 from agents.vlm.grpo import Grpo, excess, said
@@ -377,3 +377,19 @@ def test_a_wrong_call_costs_what_it_is_more_than_the_groups() -> None:
     slips = np.array([[0, 2, 4, 9], [1, 1, 1, 1]])
     valid = np.array([[True, True, True, False], [True, True, True, True]])
     assert excess(slips, valid).tolist() == [[-2, 0, 2, 0], [0, 0, 0, 0]]
+
+
+def test_slips_are_read_and_answered_and_not_learnt() -> None:
+    world, (_, chat) = make_world(), tiny()
+    shown = demonstrations(world)
+    rng = np.random.default_rng(0)
+    for trajectory in shown:
+        plain, slipped = dialogue_of(chat, trajectory), dialogue_of(chat, trajectory, True, 1.0, rng)
+        calls = len(trajectory.tool_names)
+        assert len(slipped.pieces) == len(plain.pieces) + 2 * calls
+        assert [p.ids for p in slipped.pieces if p.spoken] == [p.ids for p in plain.pieces if p.spoken]
+        heard = [p for p in slipped.pieces if not p.spoken and not p.images]
+        for wrong, answer in zip(heard[::2], heard[1::2], strict=False):
+            [request] = words.parse(chat.text_of(wrong.ids), chat.toolbox, range(len(chat.toolbox)))
+            assert request.kind in words.WRONG
+            assert "tool" in chat.text_of(answer.ids) or "ran already" in chat.text_of(answer.ids)
