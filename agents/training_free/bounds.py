@@ -10,6 +10,7 @@ import numpy as np
 from agents.agent import Observations
 from pool import Call, Model, Problem
 from rewards import open_metric
+from tir_env.images.operations import Image, resize_like
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
@@ -64,7 +65,7 @@ class GreedyOracle:
         made = [(key, o.value) for key, o in zip(tried, self.world.pool.run(calls), strict=True) if o.ok]
         stop = self.world.stop
         candidates = [((row, stop), trajectory.image) for row, trajectory in enumerate(trajectories)] + made
-        asked = [Call(self.metric.name, (image, trajectories[row].reference)) for (row, _), image in candidates]
+        asked = [Call(self.metric.name, _pair(image, trajectories[row].reference)) for (row, _), image in candidates]
         values = np.full((len(trajectories), stop + 1), -np.inf)
         for (key, _), outcome in zip(candidates, self.world.pool.run(asked), strict=True):
             values[key] = outcome.value.value if outcome.ok else -np.inf
@@ -74,3 +75,8 @@ class GreedyOracle:
 
     def notes(self) -> Sequence[dict[str, Any]]:
         return self._notes
+
+
+def _pair(image: Image, reference: Image | None) -> tuple[Image, Image | None]:
+    """As the world compares them: an image of another size is resized to the reference."""
+    return (image if reference is None else resize_like(image, reference)), reference
