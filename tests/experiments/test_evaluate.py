@@ -105,7 +105,6 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
         (("evaluate.py", "--agent", "none", "--episodes", 0), "at least 1"),
         (("restore.py", "/none.png", "--agent", "none"), "no such file"),
         (("restore.py", "/", "--agent", "none", "--metrics", "psnr"), "psnr"),
-        (("run.py", "--algo", "grpo"), "--policy clip_mlp"),
         (("run.py", "--resume", "/none"), "is no run"),
         (("run.py", "--lr", "0"), "above 0"),
     ],
