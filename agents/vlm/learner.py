@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ STATE = "learner.pt"
 Loss = Callable[[Lesson], Tensor]  # a part of the sum over all
 
 
-class Learner:
+class Learner(ABC):
     """`steps` are taken one by one; `done` is how many have been."""
 
     def __init__(self, vlm: Vlm, chat: Chat, team: Team, lr: float, grad_clip: float, decay: float, effort: Effort) -> None:
@@ -59,9 +60,9 @@ class Learner:
         self.optimizer.step()
         return float(norm)
 
+    @abstractmethod
     def step(self) -> dict[str, float]:
         """Learn from one batch; what to tell of it."""
-        raise NotImplementedError
 
     # -- state ---------------------------------------------------------------------------------------------------------------
 
@@ -69,7 +70,7 @@ class Learner:
         """What a learner keeps beside weights and optimizer."""
         return {}
 
-    def load_extra_state(self, state: dict[str, float]) -> None: ...
+    def load_extra_state(self, state: dict[str, float]) -> None: ...  # noqa: B027 (optional)
 
     def save(self, folder: Path) -> None:
         """All learners call it; the first one writes."""
