@@ -95,7 +95,7 @@ def play(
     vlm.eval()
     with torch.inference_mode():
         with clock("generation"):
-            context, logits = _open(vlm, chat, [e.dialogue.prefix for e in episodes[::group]], group)
+            context, logits = opened(vlm, chat, [e.dialogue.prefix for e in episodes[::group]], group)
         going = list(episodes)
         while going:
             with clock("generation"):
@@ -120,7 +120,7 @@ def play(
     vlm.train(training)
 
 
-def _open(vlm: Vlm, chat: Chat, openings: list[Piece], group: int) -> tuple[Context, torch.Tensor]:
+def opened(vlm: Vlm, chat: Chat, openings: list[Piece], group: int) -> tuple[Context, torch.Tensor]:
     """What all share is read once, what a group shares once for each."""
     context = Context(vlm)
     shared = chat.shared

@@ -38,7 +38,7 @@ def dialogue_of(
     for number, step in enumerate(calls, start=1):
         assert step.image is not None, "a trajectory with its images"
         if rng is not None and rng.random() < slips:
-            dialogue.pieces += _slip(chat, step.tool, [before.action for before in calls[: number - 1]], rng)
+            dialogue.pieces += slip(chat, step.tool, [before.action for before in calls[: number - 1]], rng)
         dialogue.pieces.append(chat.say(words.call(step.tool)))
         # After the last step that the horizon allows nothing more is heard.
         if number < len(calls) or trajectory.steps[-1].tool == STOP or not ended:
@@ -48,7 +48,7 @@ def dialogue_of(
     return dialogue
 
 
-def _slip(chat: Chat, tool: str, used: list[int], rng: np.random.Generator) -> list[Piece]:
+def slip(chat: Chat, tool: str, used: list[int], rng: np.random.Generator) -> list[Piece]:
     """A call that is cut short, of a tool that does not exist, or of one that ran already; and the answer to it."""
     text = words.call(tool)
     names = [each.name for each in chat.toolbox]

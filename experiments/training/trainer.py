@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pool.errors import Problem
 
 SAVE_EVERY = 60.0  # seconds
-WARM = 0.4  # of the rate, when finished weights are trained further
+WARM = 0.4
 
 
 class TrainingError(Problem):
@@ -42,6 +42,7 @@ class Job(ABC):
     decay: float = 1e-4
     average: float = 0.998  # of the weights, exponentially
     channels_last: bool = True  # convolutions are faster so
+    warm: float = WARM  # of the rate, when the weights that ship are trained further
     start: str = ""  # the job whose finished network this one begins from
     fraction: float = 0.0  # how far its training is; kept by `train`
 
@@ -55,6 +56,10 @@ class Job(ABC):
     def sample(self, rng: np.random.Generator) -> Any:
         """One item of a batch, from its own generator. Runs in a worker process."""
 
+    def collate(self, items: list[Any]) -> Any:
+        """A batch of items."""
+        return default_collate(items)
+
     @abstractmethod
     def loss(self, network: nn.Module, batch: Any) -> torch.Tensor: ...
 
@@ -65,6 +70,13 @@ class Job(ABC):
     @abstractmethod
     def file(self, folder: Path) -> Path:
         """Where the weights lie below `folder`, the project's root."""
+
+    def shipped(self, root: Path) -> dict[str, torch.Tensor]:
+        """The network as it ships."""
+        path = self.file(root)
+        if not path.is_file():
+            raise TrainingError(self.name, f"has no file to begin from: {path}", "Leave --from-shipped out.")
+        return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
     @abstractmethod
     def ship(self, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
@@ -121,8 +133,8 @@ def train(job: Job, plan: Plan, report: Callable[[Progress], None] = lambda prog
         network = network.to(memory_format=torch.channels_last)
     rate = job.rate
     if plan.shipped is not None:
-        network.load_state_dict(_read_shipped(job, plan.shipped))
-        rate *= WARM
+        network.load_state_dict(job.shipped(plan.shipped))
+        rate *= job.warm
     elif job.start:
         network.load_state_dict(_finished(plan, job.start, job.name))
     averaged = job.network().to(device)
@@ -194,7 +206,7 @@ def _batches(job: Job, plan: Plan, done: int) -> Iterator[Any]:
     options: dict[str, Any] = {"prefetch_factor": 8, "multiprocessing_context": "spawn"} if plan.workers else {}
     loader = DataLoader(
         Samples(job, plan.seed), batch_size=job.batch, sampler=order, num_workers=plan.workers,
-        worker_init_fn=_quiet_worker, **options,
+        worker_init_fn=_quiet_worker, collate_fn=job.collate, **options,
     )  # fmt: skip
     return iter(loader)
 
@@ -211,7 +223,7 @@ def _to(batch: Any, device: torch.device) -> Any:
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return {key: _to(value, device) for key, value in batch.items()}
-    return [_to(value, device) for value in batch]
+    return batch  # what a job takes to the device itself
 
 
 @torch.no_grad()
@@ -250,13 +262,6 @@ def _finished(plan: Plan, name: str, beginner: str) -> dict[str, torch.Tensor]:
             beginner, f"begins from {name}, which is not finished in {plan.states}", f"Add --only {name} before it."
         )
     return state["averaged"]
-
-
-def _read_shipped(job: Job, root: Path) -> dict[str, torch.Tensor]:
-    path = job.file(root)
-    if not path.is_file():
-        raise TrainingError(job.name, f"has no file to begin from: {path}", "Leave --from-shipped out.")
-    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
 
 def _read(path: Path, plan: Plan) -> dict[str, Any]:

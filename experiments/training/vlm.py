@@ -1,7 +1,8 @@
-"""pocket-vlm: a small Qwen3-VL learns to say what is wrong with a photograph, before it learns anything about tools.
+"""pocket-vlm: a small Qwen3-VL learns to say what is wrong with a photograph, before it meets a real tool.
 
-Question and answer are text, the loss is that of the next token on the answer. To it a second one is added that does not ship: a linear
-layer reads the same levels off the mean of the image's tokens, so that the vision tower learns before the language model listens.
+It is asked in two ways: for the level of every degradation, and to call what it sees by the tasks of a toolbox (`calls`). The loss is
+that of the next token on its own words. To the first a second one is added that does not ship: a linear layer reads the same levels off
+the mean of the image's tokens, so that the vision tower learns before the language model listens.
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.training_free.perceive import LEVELS
-from agents.vlm import pocket
+from agents.vlm import pocket, words
 from agents.vlm.context import Context
+from agents.vlm.lessons import parts, read
 from agents.vlm.model import Sight, Vlm, load, positions, prepared
-from agents.vlm.settings import POCKET, VlmSpec
+from agents.vlm.rollout import opened, speak
+from agents.vlm.settings import POCKET, Manner, VlmSpec
+from experiments.training.calls import SEEN, Imagined, Teller, imagine
 from experiments.training.captions import DEGRADATIONS
 from experiments.training.cards import write_card
 from experiments.training.encoder import PocketClip, memberships, spoil
 from experiments.training.measures import auc, rank_correlation
-from experiments.training.trainer import Job
+from experiments.training.trainer import Job, TrainingError
 from tir_env.images.operations import Image
 from tir_env.images.sources import generated, skimage_photos
 from tir_env.tools import Toolbox
+from tir_env.tools.tool import MADE_FOR
 
 ASK = "What is wrong?"
 SAID = ("none", "slight", "medium", "strong", "extreme")  # AgenticIR's five levels, each in one token
+CALLS = 0.65  # of the batches, once it sees
+TOKENS = 4096  # that are read together, padding among them
 TOOLBOXES = ("pocket", "full", "rl-restore")
 BARE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{ask}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -56,6 +63,7 @@ class Network(nn.Module):
         super().__init__()
         self.model = vlm.model
         self.vlm = [vlm]  # the same weights: not to be counted again
+        self.teller: Teller | None = None
         self.levels = nn.Linear(self.model.config.text_config.hidden_size, len(DEGRADATIONS) * len(LEVELS))
 
 
@@ -69,7 +77,10 @@ class PocketVlm(Job):
     rate: float = 1e-3
     batch: int = 16
     decay: float = 0.01
+    warm: float = 1.0
     channels_last: bool = False
+    told: int = 12  # dialogues in a batch
+    sees_first: float = 0.3  # of the training, before the first call
     pictures: PocketClip = field(default_factory=PocketClip)
 
     def network(self) -> nn.Module:
@@ -80,16 +91,37 @@ class PocketVlm(Job):
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         item = self.pictures.sample(rng)
-        return {key: item[key] for key in ("small", "large", "severities")} | {"seed": int(rng.integers(2**32))}
+        kept = {key: item[key] for key in ("small", "large", "severities")}
+        return kept | {"seed": int(rng.integers(2**32)), "imagined": imagine(rng, self.pictures.pictures)}
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        imagined = [item.pop("imagined") for item in items]
+        return super().collate(items) | {"imagined": imagined[: self.told]}
 
     @cached_property
     def words(self) -> Words:
         return Words(pocket.tokenizer(corpus()))
 
-    def loss(self, network: Any, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, network: Any, batch: dict[str, Any]) -> Tensor:
+        rng = np.random.default_rng(int(batch["seed"][0]))
+        if self.fraction > self.sees_first and rng.random() < CALLS:
+            return self.calls_loss(network, batch["imagined"], rng)
+        return self.levels_loss(network, batch, rng)
+
+    def calls_loss(self, network: Any, imagined: Sequence[Imagined], rng: np.random.Generator) -> Tensor:
+        """Of what is said in a dialogue, in all; of a call only its task and its model are news."""
+        if network.teller is None:
+            network.teller = Teller(network.vlm[0])
+        teller: Teller = network.teller
+        chat = teller.chat(rng)
+        dialogues = sorted((teller.dialogue(chat, each, rng) for each in imagined), key=len)  # long ones would pad short ones
+        together = parts(dialogues, chat.shared, TOKENS)
+        said = [read(teller.vlm, chat, dialogues, members).logps.sum() for members in together]
+        return -torch.stack(said).sum() / len(dialogues)
+
+    def levels_loss(self, network: Any, batch: dict[str, Tensor], rng: np.random.Generator) -> Tensor:
         """The level that is said is drawn between the two nearest, so that on average it is the truth."""
         vlm: Vlm = network.vlm[0]
-        rng = np.random.default_rng(int(batch["seed"][0]))
         severities = batch["severities"].cpu().numpy()
         total = torch.zeros((), device=batch["severities"].device)
         asked = int(rng.integers(2))
@@ -132,10 +164,22 @@ class PocketVlm(Job):
             out[f"AUC {name}"] = auc(scores[:, index], there)
             if name != "low resolution":
                 out[f"severity rank {name}"] = rank_correlation(scores[there, index], truth[there, index])
-        return out
+        return out | called(network.vlm[0], images, truth)
 
     def file(self, folder: Path) -> Path:
         return folder / "agents" / "weights" / POCKET / "model.safetensors"
+
+    def shipped(self, root: Path) -> dict[str, Tensor]:
+        """All but the layer that does not ship, which begins anew."""
+        place = self.file(root).parent
+        vlm, network = load(VlmSpec(str(place))), self.network()
+        if vlm.processor.tokenizer.get_vocab() != self.words.tokenizer.get_vocab():
+            raise TrainingError(
+                self.name, f"ships with another tokenizer than this recipe's: {place}", "Leave --from-shipped out."
+            )
+        network.get_submodule("model").load_state_dict(vlm.model.state_dict())
+        self.sees_first = 0.0  # it has
+        return network.state_dict()
 
     def ship(self, network: Any, folder: Path, facts: dict[str, Any]) -> None:
         place = self.file(folder).parent
@@ -149,7 +193,9 @@ class PocketVlm(Job):
         parameters, sizes = sum(p.numel() for p in vlm.model.parameters()), json.dumps(pocket.sizes(vlm.model.config))
         recipe = {
             "architecture": f"Qwen3VLForConditionalGeneration, {parameters:,} parameters, kept in half precision: {sizes}",
-            "task": f"{ASK!r}, answered by one of five levels for each of eight degradations; it knows nothing of tools",
+            "tasks": f"{ASK!r}, answered by one of five levels for each of eight degradations; and, in {CALLS:.0%} of the batches "
+            f"after {self.sees_first:.0%} of the training, calls of a toolbox's tasks for what is to be seen, in any order, models "
+            "at random, whose results are imagined: it knows the form of a call, but of no tool what it does",
             "first weights": "patches by a whitened cosine transform",
             "loss": "next token on the answer + 0.5 x the levels by a linear layer on the mean image token, which does not ship",
             "batch": f"{self.batch} pictures in two views (64 and 96 pixels)",
@@ -226,21 +272,42 @@ class Words:
 
 
 @torch.inference_mode()
+def called(vlm: Vlm, images: Sequence[Image], severities: NDArray[np.float32], at_once: int = 64) -> dict[str, float]:
+    """What its first word is about pictures, the likeliest one, with pocket's tools to choose from."""
+    toolbox = Toolbox.load("pocket")
+    chat = vlm.chat(toolbox)
+    asked: list[tuple[words.Request, NDArray[np.float32]]] = []
+    for first in range(0, len(images), at_once):
+        openings = [chat.opening(image) for image in images[first : first + at_once]]
+        context, logits = opened(vlm, chat, openings, 1)
+        said = speak(context, chat, logits, Manner(temperature=0.0), torch.Generator(), [64] * len(openings))
+        asked += zip((words.parse(chat.text_of(piece.ids), toolbox)[0] for piece in said), severities[first:], strict=False)
+    calls = [(DEGRADATIONS.index(MADE_FOR[toolbox[r.action].task]), s) for r, s in asked if r.kind == "call"]
+    clean = [r for r, s in asked if s.max() < SEEN]
+    return {
+        "well formed": float(np.mean([r.kind in ("call", "stop") for r, _ in asked])),
+        "calls of what is there": float(np.mean([s[index] >= SEEN for index, s in calls])) if calls else 0.0,
+        "stops where nothing is": float(np.mean([r.kind == "stop" for r in clean])),
+        "calls where something is": float(np.mean([r.kind == "call" for r, s in asked if s.max() >= SEEN])),
+    }
+
+
+@torch.inference_mode()
 def perceive(vlm: Vlm, images: Sequence[Image], at_once: int = 64) -> NDArray[np.float64]:
     """What the model says of each image, [images, degradations] in 0..1: the mean level, each asked after the likeliest before it."""
     vlm.eval()
-    words, chat = Words(vlm.processor.tokenizer), vlm.chat(Toolbox.load("pocket"))
-    levels = torch.tensor([level[0] for level in words.levels])
+    asking, chat = Words(vlm.processor.tokenizer), vlm.chat(Toolbox.load("pocket"))
+    levels = torch.tensor([level[0] for level in asking.levels])
     out = []
     for first in range(0, len(images), at_once):
         some = images[first : first + at_once]
         context = Context(vlm)
         context.branch([0] * len(some))
         context.read(
-            [words.asked(chat.tokens_of(image)) for image in some], [[image] for image in some], Sight(vlm, chat, some)
+            [asking.asked(chat.tokens_of(image)) for image in some], [[image] for image in some], Sight(vlm, chat, some)
         )
         said = []
-        for name in words.names:
+        for name in asking.names:
             chances = context.read([name] * len(some))[:, levels].float().softmax(dim=-1).cpu()
             said.append((chances @ torch.linspace(0, 1, len(LEVELS))).numpy())
             context.read([[int(levels[best])] for best in chances.argmax(dim=-1)])
