@@ -127,14 +127,16 @@ class Grpo(Learner):
     def update(self, judged: Sequence[tuple[Episode, float]]) -> dict[str, float]:
         """One gradient step."""
         aim, manner = self.settings.aim, self.settings.manner
-        dialogues = [episode.dialogue for episode, _ in judged]
-        advantage = torch.tensor([a for _, a in judged], dtype=torch.float32, device=self.team.device)
+        alike = merged(judged)
+        dialogues = [judged[first][0].dialogue for first in alike]
+        copies = torch.tensor(list(alike.values()))
+        advantage = torch.tensor([judged[first][1] for first in alike], dtype=torch.float32, device=self.team.device)
         lengths = torch.tensor([d.spoken for d in dialogues])
-        batch = self.team.sum({"dialogues": float(len(dialogues)), "tokens": float(lengths.sum())})
+        batch = self.team.sum({"dialogues": float(len(judged)), "tokens": float((copies * lengths).sum())})
         if not batch["dialogues"]:
             return {}
         longest = manner.turn * (self.world.horizon + manner.slips)
-        weights = token_weights(lengths, aim.loss_type, int(batch["dialogues"]), int(batch["tokens"]), longest)
+        weights = token_weights(lengths, aim.loss_type, int(batch["dialogues"]), int(batch["tokens"]), longest) * copies
         weight = weights.float().to(self.team.device)
         figures = dict.fromkeys(("loss", "entropy", "clipped", "moved", *(["kl"] if aim.beta else [])), 0.0)
 
@@ -216,6 +218,20 @@ def excess(slips: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """
     mean = np.where(valid, slips, 0).sum(axis=1, keepdims=True) / np.maximum(valid.sum(axis=1, keepdims=True), 1)
     return np.where(valid, slips - mean, 0.0)
+
+
+def merged(judged: Sequence[tuple[Episode, float]]) -> dict[int, int]:
+    """Rollouts that heard, said and saw the same and are judged alike are read once: the first of them, and how many they are.
+
+    The more certain a policy is, the more of a group are alike, and the less there is to read.
+    """
+    first: dict[Any, int] = {}
+    copies: Counter[int] = Counter()
+    for index, (episode, advantage) in enumerate(judged):
+        tokens = tuple(tuple(piece.ids) for piece in episode.dialogue.pieces)
+        seen = (episode.trajectory.input_digest, *(step.digest for step in episode.trajectory.steps))
+        copies[first.setdefault((tokens, seen, advantage), index)] += 1
+    return dict(copies)
 
 
 def said(dialogue: Dialogue) -> list[float]:

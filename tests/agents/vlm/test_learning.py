@@ -247,6 +247,26 @@ def test_several_updates_and_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["moved"] > 1e-4, "from the second update on, what was sampled is of old"
 
 
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
+def test_what_is_alike_is_read_once_and_counts_as_often_as_it_was_said(loss_type: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    ends: list[tuple[dict[str, float], torch.Tensor]] = []
+    for each_alone in (False, True):
+        grpo = make_grpo(make_world("gain:psnr"), rollouts=4, manner=Manner(), aim=Objective(loss_type=loss_type))
+        with monkeypatch.context() as patch:
+            force(patch, grpo, [[BRIGHTER], [DARKER], [BRIGHTER], [BRIGHTER, LARGER]])
+            if each_alone:
+                patch.setattr("agents.vlm.grpo.merged", lambda judged: dict.fromkeys(range(len(judged)), 1))
+            step = grpo.gradient_step
+            patch.setattr(grpo, "gradient_step", lambda ds, *rest, step=step: (reads.append(len(ds)), step(ds, *rest))[1])
+            row = grpo.step()
+        ends.append((plain(row), torch.cat([p.grad.flatten() for p in grpo.vlm.trained.values() if p.grad is not None])))
+    assert reads == [6, 8]
+    (one, gradient), (other, expected) = ends
+    assert one == pytest.approx(other, abs=1e-6)
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
 # -- KL and LoRA -------------------------------------------------------------------------------------------------------------------
 
 
