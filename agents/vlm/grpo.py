@@ -62,7 +62,7 @@ class Grpo(Learner):
         with clock("learning"):
             learned = self.learn([(e, a) for e, a, c in zip(episodes, advantages, counts, strict=True) if c])
         self.done += 1
-        return self.figures(groups, failures, clock) | learned
+        return self.figures(groups, failures, counts, clock) | learned
 
     # -- rollouts ------------------------------------------------------------------------------------------------------------
 
@@ -170,7 +170,9 @@ class Grpo(Learner):
 
     # -- telling -------------------------------------------------------------------------------------------------------------
 
-    def figures(self, groups: Sequence[Sequence[Episode]], failures: Counter[str], clock: Clock) -> dict[str, float]:
+    def figures(
+        self, groups: Sequence[Sequence[Episode]], failures: Counter[str], counts: Sequence[bool], clock: Clock
+    ) -> dict[str, float]:
         """This step in numbers, over all learners; diversity is the mean of the learners'."""
         episodes = flat(groups)
         sums: dict[str, float] = {
@@ -178,6 +180,7 @@ class Grpo(Learner):
             "tokens": sum(e.dialogue.spoken for e in episodes),
             "failed": sum(not e.valid for e in episodes),
             "failures": sum(failures.values()),
+            "learnt": sum(counts),
             **{kind: sum(e.wrong[kind] for e in episodes) for kind in words.WRONG},
         }
         means: dict[str, Sequence[float]] = {
