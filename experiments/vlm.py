@@ -27,6 +27,7 @@ from agents.vlm.learner import Learner
 from agents.vlm.model import load
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
+from agents.vlm.vllm_engine import VllmEngine, needed
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
 from experiments.workplace import Workplace
@@ -50,6 +51,8 @@ class VlmWorkplace(Workplace):
         options = settings.vlm
         if options.shard and options.lora:
             raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
+        if options.engine == "vllm":
+            needed()
         if options.sft and options.demonstrations_from is not None:
             demonstrations.read_index(found(options.demonstrations_from))
         load(options.spec)
@@ -271,7 +274,10 @@ def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, poo
         place = folder.path / DEMONSTRATIONS if options.demonstrations_from is None else found(options.demonstrations_from)
         made = demonstrations.load(place, world)
         return Sft(vlm, chat, made, options.sft_settings, team, settings.seed, options.effort)
-    return Grpo(vlm, chat, world, options.grpo, team, settings.seed, stream_of(settings.seed), options.effort)
+    engine = None
+    if options.engine == "vllm":
+        engine = VllmEngine(spec, chat, options.manner, settings.horizon + 1, options.vllm_memory, settings.seed)
+    return Grpo(vlm, chat, world, options.grpo, team, settings.seed, stream_of(settings.seed), options.effort, engine)
 
 
 def named(stage: Stage, row: Row, number: int, seconds: float, rollouts: int) -> Row:

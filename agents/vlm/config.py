@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.vlm.settings import POCKET, Aggregation, Effort, GrpoSettings, Manner, Objective, RatioOf, SftSettings, VlmSpec
+from agents.vlm.settings import (
+    POCKET,
+    Aggregation,
+    Effort,
+    EngineName,
+    GrpoSettings,
+    Manner,
+    Objective,
+    RatioOf,
+    SftSettings,
+    VlmSpec,
+)
 from pool import Problem
 
 
@@ -61,6 +72,10 @@ class VlmOptions:
     """Gradient steps from a step's rollouts, each on its part of them."""
     rl_epochs: int = 1
     """Passes over a step's rollouts."""
+    engine: EngineName = "own"
+    """Who speaks in rollouts: the model itself, which reads once what they share, or vLLM on the learner's GPU (pip install vllm)."""
+    vllm_memory: float = 0.3
+    """The part of the GPU that vLLM may fill."""
     loss_type: Aggregation = "grpo"
     """How tokens are averaged: grpo, dr_grpo or dapo."""
     importance_sampling_level: RatioOf = "token"

@@ -18,10 +18,10 @@ from agents.diversity import diversity
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
 from agents.vlm.learner import Learner
-from agents.vlm.lessons import Lesson, read
+from agents.vlm.lessons import Lesson, parts, read
 from agents.vlm.model import Vlm
 from agents.vlm.objective import clipped, ratios, token_losses, token_weights
-from agents.vlm.rollout import Clock, Episode, rollout
+from agents.vlm.rollout import Clock, Engine, Episode, Own, rollout
 from agents.vlm.settings import Effort, GrpoSettings
 from agents.vlm.team import Team
 from pool import Problem
@@ -30,17 +30,19 @@ from tir_env.world import World
 
 
 class Grpo(Learner):
-    """`stream` is the world's, from which the starts are drawn one after another."""
+    """`stream` is the world's, from which the starts are drawn one after another; who speaks is the model itself, or `engine`."""
 
     def __init__(
-        self, vlm: Vlm, chat: Chat, world: World, settings: GrpoSettings, team: Team, seed: int, stream: int, effort: Effort
-    ) -> None:
+        self, vlm: Vlm, chat: Chat, world: World, settings: GrpoSettings, team: Team, seed: int, stream: int, effort: Effort,
+        engine: Engine | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(vlm, chat, team, settings.lr, settings.grad_clip, settings.decay, effort)
         if settings.prompts % team.size:
             reason = f"cannot be dealt out to {team.size} learners"
             raise Problem(f"prompts {settings.prompts}", reason, "Choose a multiple.")
         self.world, self.settings, self.seed, self.stream = world, settings, seed, stream
         self.design: RewardDesign = world.reward
+        self.engine = engine or Own(vlm, chat)
         self.reference = self._reference()
 
     def _reference(self) -> dict[str, Tensor] | None:
@@ -55,11 +57,15 @@ class Grpo(Learner):
     def step(self) -> dict[str, float]:
         clock = Clock()
         with self.team.whole(self.vlm):
+            with clock("generation"):
+                self.engine.follow(self.vlm)
             groups, failures = self.play(clock)
         episodes, counts = flat(groups), self.counts(groups)
         self.observe([e for e, c in zip(episodes, counts, strict=True) if c])
         advantages = self.advantages(groups, counts)
         with clock("learning"):
+            if not self.engine.exact:
+                self.recall([e.dialogue for e, c in zip(episodes, counts, strict=True) if c])
             learned = self.learn([(e, a) for e, a, c in zip(episodes, advantages, counts, strict=True) if c])
         self.done += 1
         return self.figures(groups, failures, counts, clock) | learned
@@ -80,7 +86,8 @@ class Grpo(Learner):
                 some = waiting[k : k + side_by_side]
                 starts = [self.world.draw(self.stream, number) for number in some]
                 seed = int(np.random.SeedSequence([self.seed, some[0], attempt]).generate_state(1)[0])
-                episodes = rollout(self.vlm, self.chat, self.world, starts, group, self.settings.manner, seed, clock)
+                manner = self.settings.manner
+                episodes = rollout(self.vlm, self.chat, self.world, starts, group, manner, seed, clock, self.engine)
                 failures.update(f.kind for e in episodes for f in e.trajectory.failures)
                 groups |= {number: episodes[i * group : (i + 1) * group] for i, number in enumerate(some)}
         return [groups[number] for number in numbers], failures
@@ -110,6 +117,16 @@ class Grpo(Learner):
         return [float(a) for a in judged.reshape(-1)]
 
     # -- learning ------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def recall(self, dialogues: Sequence[Dialogue]) -> None:
+        """What was said gets the log-probabilities that learning sees, in place of those of whoever spoke."""
+        for members in parts(dialogues, self.chat.shared, self.effort.tokens):
+            lesson = read(self.vlm, self.chat, dialogues, members, self.settings.manner.temperature or 1.0, self.effort.share)
+            for member in members:
+                logps = iter(lesson.logps[lesson.owner == member].tolist())
+                for piece in dialogues[member].pieces:
+                    piece.logps = [next(logps) for _ in piece.logps]
 
     def learn(self, judged: Sequence[tuple[Episode, float]]) -> dict[str, float]:
         settings = self.settings

@@ -160,7 +160,7 @@ def load(spec: VlmSpec) -> Vlm:
 
     if spec.dtype not in DTYPES:
         raise VlmError(f"--dtype {spec.dtype}", "is not known", f"Choose among {', '.join(DTYPES)}.")
-    place = str(WEIGHTS) if spec.name == POCKET else spec.name
+    place = place_of(spec)
     _check_there(place)
     try:
         with quietly():
@@ -171,6 +171,11 @@ def load(spec: VlmSpec) -> Vlm:
         remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
         raise VlmError(f"the model {spec.name!r}", f"cannot be loaded: {type(error).__name__}: {first}", remedy) from error
     return prepared(model, processor, spec)
+
+
+def place_of(spec: VlmSpec) -> str:
+    """Folder, or name on the hub."""
+    return str(WEIGHTS) if spec.name == POCKET else spec.name
 
 
 @contextmanager

@@ -7,6 +7,7 @@ in flight together, each row reads its answer (only the new image is encoded) an
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,49 @@ class _Lap:
         self.spent[self.kind] += time.perf_counter() - self.began  # type: ignore[assignment]
 
 
+class Engine(ABC):
+    """Who speaks in a rollout. It keeps the dialogues that are going on: `open` them, then `speak` and `hear` in turns."""
+
+    exact = True  # its log-probabilities are those that learning computes; else learning computes them again before it begins
+
+    @abstractmethod
+    def open(self, openings: Sequence[Piece], group: int) -> None:
+        """`group` dialogues from each opening, neighbours; earlier ones are forgotten."""
+
+    @abstractmethod
+    def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
+        """The next turn of every dialogue, with no more tokens than there is room."""
+
+    @abstractmethod
+    def hear(self, stay: Sequence[int], heard: Sequence[Piece]) -> None:
+        """The dialogues `stay` go on, and this is what they hear."""
+
+    def follow(self, vlm: Vlm) -> None:  # noqa: B027 (whoever speaks with the learner's own weights has nothing to do)
+        """Speak with the weights that `vlm` has now."""
+
+
+class Own(Engine):
+    """The model itself: everything is read once, what rows share once for all of them."""
+
+    def __init__(self, vlm: Vlm, chat: Chat) -> None:
+        self.vlm, self.chat = vlm, chat
+
+    @torch.inference_mode()
+    def open(self, openings: Sequence[Piece], group: int) -> None:
+        self.context, self.logits = opened(self.vlm, self.chat, openings, group)
+
+    @torch.inference_mode()
+    def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
+        return speak(self.context, self.chat, self.logits, manner, rng, room)
+
+    @torch.inference_mode()
+    def hear(self, stay: Sequence[int], heard: Sequence[Piece]) -> None:
+        if len(stay) < len(self.context):
+            self.context.select(stay)
+        sight = Sight(self.vlm, self.chat, [image for piece in heard for image in piece.images])
+        self.logits = self.context.read([piece.ids for piece in heard], [piece.images for piece in heard], sight)
+
+
 def rollout(
     vlm: Vlm,
     chat: Chat,
@@ -74,6 +118,7 @@ def rollout(
     manner: Manner,
     seed: int,
     clock: Clock | None = None,
+    engine: Engine | None = None,
 ) -> list[Episode]:
     """`group` episodes from each start, neighbours in the list. Everything follows from the weights and `seed`."""
     clock = clock or Clock()
@@ -82,45 +127,43 @@ def rollout(
         copies = world.begin([start for start in starts for _ in range(group)])
     openings = [chat.opening(t.image) for t in begun]
     episodes = [Episode(t, Dialogue(openings[i // group])) for i, t in enumerate(copies)]
-    play(vlm, chat, world, episodes, group, manner, seed, clock)
+    play(vlm, chat, world, episodes, group, manner, seed, clock, engine)
     return episodes
 
 
 def play(
-    vlm: Vlm, chat: Chat, world: World, episodes: list[Episode], group: int, manner: Manner, seed: int, clock: Clock
-) -> None:
+    vlm: Vlm, chat: Chat, world: World, episodes: list[Episode], group: int, manner: Manner, seed: int, clock: Clock,
+    engine: Engine | None = None,
+) -> None:  # fmt: skip
     """Episodes that have begun, in groups with the same opening, to their end."""
     rng = torch.Generator(vlm.device).manual_seed(int(np.random.SeedSequence([seed, 7]).generate_state(1)[0]))
+    engine = engine or Own(vlm, chat)
     training = vlm.training
     vlm.eval()
-    with torch.inference_mode():
+    with clock("generation"):
+        engine.open([e.dialogue.prefix for e in episodes[::group]], group)
+    going = list(episodes)
+    while going:
         with clock("generation"):
-            context, logits = opened(vlm, chat, [e.dialogue.prefix for e in episodes[::group]], group)
-        going = list(episodes)
-        while going:
-            with clock("generation"):
-                said = speak(context, chat, logits, manner, rng, [manner.tokens - len(e.dialogue) for e in going])
-            for episode, piece in zip(going, said, strict=True):
-                episode.dialogue.pieces.append(piece)
-                episode.turns += 1
-            with clock("tools"):
-                answers = _act(chat, world, going, manner)
-            stay = [row for row, answer in enumerate(answers) if answer is not None]
-            if not stay:
-                break
-            with clock("generation"):
-                if len(stay) < len(going):
-                    context.select(stay)
-                going = [going[row] for row in stay]
-                heard = [piece for piece in answers if piece is not None]
-                for episode, piece in zip(going, heard, strict=True):
-                    episode.dialogue.pieces.append(piece)
-                sight = Sight(vlm, chat, [image for piece in heard for image in piece.images])
-                logits = context.read([piece.ids for piece in heard], [piece.images for piece in heard], sight)
+            said = engine.speak(manner, rng, [manner.tokens - len(e.dialogue) for e in going])
+        for episode, piece in zip(going, said, strict=True):
+            episode.dialogue.pieces.append(piece)
+            episode.turns += 1
+        with clock("tools"):
+            answers = _act(chat, world, going, manner)
+        stay = [row for row, answer in enumerate(answers) if answer is not None]
+        if not stay:
+            break
+        going = [going[row] for row in stay]
+        heard = [piece for piece in answers if piece is not None]
+        for episode, piece in zip(going, heard, strict=True):
+            episode.dialogue.pieces.append(piece)
+        with clock("generation"):
+            engine.hear(stay, heard)
     vlm.train(training)
 
 
-def opened(vlm: Vlm, chat: Chat, openings: list[Piece], group: int) -> tuple[Context, torch.Tensor]:
+def opened(vlm: Vlm, chat: Chat, openings: Sequence[Piece], group: int) -> tuple[Context, torch.Tensor]:
     """What all share is read once, what a group shares once for each."""
     context = Context(vlm)
     shared = chat.shared

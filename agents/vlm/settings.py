@@ -11,6 +11,7 @@ from pool import Problem
 POCKET = "pocket-vlm"
 Aggregation = Literal["grpo", "dr_grpo", "dapo"]
 RatioOf = Literal["token", "sequence"]
+EngineName = Literal["own", "vllm"]
 
 
 @dataclass(frozen=True)
