@@ -30,22 +30,27 @@ class Lesson:
 
 
 def parts(dialogues: Sequence[Dialogue], shared: int, tokens: int) -> list[list[int]]:
-    """Neighbours that are read together, so that it takes about `tokens` tokens at most, padding among them."""
+    """Which dialogues are read together, so that it takes about `tokens` tokens at most, padding among them.
+
+    Those of about the same length are, since the longest one pads all others.
+    """
     out: list[list[int]] = []
     openings: set[str] = set()
-    longest = 0
-    for index, dialogue in enumerate(dialogues):
-        rest = len(dialogue) - len(dialogue.prefix.ids)
-        opening = _opening(dialogue)
-        fresh = openings | {opening}
-        cost = shared + len(fresh) * (len(dialogue.prefix.ids) - shared) + (len(out[-1]) + 1 if out else 1) * max(longest, rest)
-        if out and cost <= tokens:
+    for index in sorted(range(len(dialogues)), key=lambda k: _rest(dialogues[k])):
+        dialogue = dialogues[index]
+        fresh = openings | {_opening(dialogue)}
+        opened = shared + len(fresh) * (len(dialogue.prefix.ids) - shared)
+        if out and opened + (len(out[-1]) + 1) * _rest(dialogue) <= tokens:
             out[-1].append(index)
-            openings, longest = fresh, max(longest, rest)
+            openings = fresh
         else:
             out.append([index])
-            openings, longest = {opening}, rest
+            openings = {_opening(dialogue)}
     return out
+
+
+def _rest(dialogue: Dialogue) -> int:
+    return len(dialogue) - len(dialogue.prefix.ids)
 
 
 def read(

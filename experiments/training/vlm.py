@@ -114,7 +114,7 @@ class PocketVlm(Job):
             network.teller = Teller(network.vlm[0])
         teller: Teller = network.teller
         chat = teller.chat(rng)
-        dialogues = sorted((teller.dialogue(chat, each, rng) for each in imagined), key=len)  # long ones would pad short ones
+        dialogues = [teller.dialogue(chat, each, rng) for each in imagined]
         together = parts(dialogues, chat.shared, TOKENS)
         said = [read(teller.vlm, chat, dialogues, members).logps.sum() for members in together]
         return -torch.stack(said).sum() / len(dialogues)

@@ -107,6 +107,7 @@ def test_killed_in_either_stage_it_goes_on_as_if_nothing_had_happened(
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
     for options, message in (
         (("--model", "nowhere/such"), "the model 'nowhere/such'"),
+        (("--engine", "vllm"), "pip install vllm"),
         (("--shard", "--lora", 4), "--shard: does not go with --lora"),
         (("--demonstrations-from", tmp_path), "demonstrations.json"),
         (("--alpha-t", 2), "--alpha-t: must lie in 0..1"),

@@ -85,7 +85,9 @@ def learnt(
 ) -> torch.Tensor:
     with torch.no_grad():
         taken = parts(dialogues, chat.shared, tokens)
-        return torch.cat([read(vlm, chat, dialogues, members, temperature, share).logps for members in taken])
+        lessons = [read(vlm, chat, dialogues, members, temperature, share) for members in taken]
+    logps, owner = torch.cat([lesson.logps for lesson in lessons]), torch.cat([lesson.owner for lesson in lessons])
+    return logps[owner.argsort(stable=True)]
 
 
 def test_what_was_recorded_is_what_learning_and_hugging_face_compute(model: Model, played: list[Episode]) -> None:
