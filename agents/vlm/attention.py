@@ -39,7 +39,11 @@ class Level:
         self.slot, self.most = slot, int(counts.max()) if len(order) else 0
 
     def select(self, rows: Tensor) -> Level:
-        return Level(self.keys, self.values, self.mask, self.entry[rows])
+        entries, entry = torch.unique(self.entry[rows], return_inverse=True)
+        if len(entries) == len(self.mask):
+            return Level(self.keys, self.values, self.mask, entry)
+        keys, values = ([each[entries] for each in held] for held in (self.keys, self.values))
+        return Level(keys, values, self.mask[entries], entry)
 
 
 def gathered(x: Tensor, level: Level) -> Tensor:

@@ -18,6 +18,9 @@ from agents.vlm.attention import Level
 from agents.vlm.model import Sight, Vlm, positions
 from tir_env.images.operations import Image
 
+WORTH = 32  # tokens that a row reads at once, from which on it is asked who pads whom
+SAVED = 0.25  # of all columns, for which rows are kept in two contexts
+
 
 class Roomy(DynamicLayer):
     """A cache layer that grows in leaps, so that a token more does not copy all before it."""
@@ -98,9 +101,69 @@ class Context:
         self.next = self.next[np.asarray(rows)]
         self._begin()
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
+    def part(self, rows: Sequence[int]) -> Context:
+        """These rows only, without the gaps that all of them have."""
+        some = Context(self.vlm)
         chosen = torch.as_tensor(rows, device=self.vlm.device)
-        self.levels = [level.select(chosen) for level in self.levels]
-        self.cache.batch_select_indices(chosen)
-        self.mask, self.next = self.mask[np.asarray(rows)], self.next[np.asarray(rows)]
+        some.levels = [level.select(chosen) for level in self.levels]
+        some.next = self.next[np.asarray(rows)]
+        some._begin()
+        mask = self.mask[np.asarray(rows)]
+        kept = mask.any(axis=0)
+        some.mask = mask[:, kept]
+        columns = torch.as_tensor(np.flatnonzero(kept), device=self.vlm.device)
+        layers: list[Any] = self.cache.layers
+        for number, layer in enumerate(layers):
+            held = (each[chosen][:, :, columns] for each in (layer.keys, layer.values))
+            some.cache.update(*held, number)
+        return some
+
+
+class Contexts:
+    """Rows of any length, read like one context: the long ones stand apart, so that they do not pad the short ones."""
+
+    def __init__(self, context: Context) -> None:
+        self.parts = [(list(range(len(context))), context)]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows, _ in self.parts)
+
+    def read(self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image]] = (), sight: Sight | None = None) -> Tensor:
+        """Logits after each row's last token, [rows, vocabulary]; anything for a row that reads nothing."""
+        seen = images or [()] * len(ids)
+        if max(map(len, ids)) >= WORTH:
+            self._sort([len(said) for said in ids])
+        out: Tensor | None = None
+        for rows, context in self.parts:
+            if any(ids[row] for row in rows):
+                logits = context.read([ids[row] for row in rows], [seen[row] for row in rows], sight)
+                out = logits.new_zeros(len(ids), logits.shape[1]) if out is None else out
+                out[rows] = logits
+        assert out is not None, "somebody reads"
+        return out
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        place = {row: index for index, row in enumerate(rows)}
+        parts = []
+        for have, context in self.parts:
+            some = [k for k, row in enumerate(have) if row in place]
+            if some:
+                parts.append(([place[have[k]] for k in some], context.part(some) if len(some) < len(have) else context))
+        self.parts = parts
+
+    def _sort(self, fresh: Sequence[int]) -> None:
+        """Split what would be mostly padding after so many tokens more."""
+        parts = []
+        for rows, context in self.parts:
+            lengths = context.mask.sum(axis=1) + np.array([fresh[row] for row in rows])
+            order = np.argsort(lengths, kind="stable")
+            ends, counts = lengths[order], np.arange(1, len(rows))
+            split = counts * ends[:-1] + (len(rows) - counts) * ends[-1]  # columns, if so many stand apart
+            if len(rows) > 1 and split.min() < (1 - SAVED) * len(rows) * ends[-1]:
+                cut = int(split.argmin()) + 1
+                for some in (sorted(order[:cut].tolist()), sorted(order[cut:].tolist())):
+                    parts.append(([rows[k] for k in some], context.part(some)))
+            else:
+                parts.append((rows, context))
+        self.parts = parts

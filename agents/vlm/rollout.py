@@ -17,7 +17,7 @@ import torch
 
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue, Piece
-from agents.vlm.context import Context
+from agents.vlm.context import Context, Contexts
 from agents.vlm.lessons import audible
 from agents.vlm.model import Sight, Vlm
 from agents.vlm.settings import Manner
@@ -163,7 +163,7 @@ def play(
     vlm.train(training)
 
 
-def opened(vlm: Vlm, chat: Chat, openings: Sequence[Piece], group: int) -> tuple[Context, torch.Tensor]:
+def opened(vlm: Vlm, chat: Chat, openings: Sequence[Piece], group: int) -> tuple[Contexts, torch.Tensor]:
     """What all share is read once, what a group shares once for each."""
     context = Context(vlm)
     shared = chat.shared
@@ -172,11 +172,11 @@ def opened(vlm: Vlm, chat: Chat, openings: Sequence[Piece], group: int) -> tuple
     sight = Sight(vlm, chat, [image for piece in openings for image in piece.images])
     logits = context.read([piece.ids[shared:] for piece in openings], [piece.images for piece in openings], sight)
     context.branch([row for row in range(len(openings)) for _ in range(group)])
-    return context, logits.repeat_interleave(group, dim=0)
+    return Contexts(context), logits.repeat_interleave(group, dim=0)
 
 
 def speak(
-    context: Context, chat: Chat, logits: torch.Tensor, manner: Manner, rng: torch.Generator, room: Sequence[int]
+    context: Context | Contexts, chat: Chat, logits: torch.Tensor, manner: Manner, rng: torch.Generator, room: Sequence[int]
 ) -> list[Piece]:
     """A turn of every row, one token of all at a time. The last token of each is read, too, so that an answer can follow."""
     pieces = [Piece([], spoken=True) for _ in room]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
-from agents.vlm.context import Context, Roomy
+from agents.vlm.context import Context, Contexts, Roomy
 from agents.vlm.lessons import audible, parts, read
 from agents.vlm.model import Sight, Vlm
 from agents.vlm.rollout import Clock, Episode, draw, rollout
@@ -408,11 +409,31 @@ def test_rows_that_read_nothing_stay_as_they_were(model: Model) -> None:
         context.read([[], after[1][:1]])
         context.read([after[0][:3], []])
         got = context.read([after[0][3:], after[1][1:]])
-        context.select([1])
-        more = context.read([after[0]])
+        more = context.part([1]).read([after[0]])
         assert torch.allclose(more[0], alone.read([after[0]])[0], atol=1e-4)
     for a, b in zip(expected, got, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_long_rows_do_not_pad_short_ones(model: Model) -> None:
+    vlm, chat = model
+    rng = np.random.default_rng(4)
+    pictures = [rng.integers(0, 256, (side, side, 3), np.uint8) for side in (32, 256, 48, 240, 32)]
+    openings, answers = [chat.opening(picture) for picture in pictures], [chat.look(picture) for picture in reversed(pictures)]
+    with torch.inference_mode():
+        context = Context(vlm)
+        context.branch([0] * 5)
+        whole, apart = copy.deepcopy(context), Contexts(context)
+        for pieces, stay in ((openings, [0, 1, 2, 4]), ([*answers[:3], answers[4]], [3, 1, 0]), (answers[1:4], [2])):
+            ids, images = [piece.ids for piece in pieces], [piece.images for piece in pieces]
+            sight = Sight(vlm, chat, [image for seen in images for image in seen])
+            assert torch.allclose(apart.read(ids, images, sight), whole.read(ids, images, sight), atol=1e-4)
+            assert all(context.mask.mean() > 0.5 for _, context in apart.parts)
+            some = [ids[row][:3] if row else [] for row in range(len(ids))]
+            assert torch.allclose(apart.read(some)[1:], whole.read(some)[1:], atol=1e-4)
+            apart.select(stay)
+            whole = whole.part(stay)
+            assert len(apart) == len(stay)
 
 
 def test_equal_images_are_looked_at_once(model: Model) -> None:
