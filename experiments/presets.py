@@ -41,11 +41,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     | {
         "reward": "mar",
         "metrics": ("psnr", "ssim", "pocket-deqa"),
-        "iterations": 40,
+        "iterations": 24,
         "vlm": VlmOptions(
-            dtype="float32", demonstrations=384, sft_epochs=6, sft_batch=8, sft_lr=3e-3, sft_slips=0.2, prompts=8, rollouts=8,
-            at_once=64,
-            rl_lr=5e-5, updates=2, slip_cost=0.5, turn_tokens=48, batch_tokens=8192,
+            dtype="float32", demonstrations=384, sft_epochs=4, sft_batch=8, sft_lr=1e-3, sft_slips=0.1, prompts=16, rollouts=8,
+            at_once=128, rl_lr=2e-4, updates=2, slip_cost=0.5, turn_tokens=48, batch_tokens=8192,
         ),
     },
     # Restore-R1, section 4: one policy for all of Setting I, 20 images per combination, reward DeQA-Score.
