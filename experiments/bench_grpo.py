@@ -4,7 +4,7 @@
 
 Both have the same model, world, starts, tools and number of rollouts. The model has learnt to call four tools one after another, so
 that all rollouts take four turns. Tools take no time, or as long as `--delays` says. You see seconds for a step and their ratio,
-with the spread over rounds, and where our time goes.
+with the spread over rounds, and where our time goes; then our seconds for a step of one turn, of two, and so on.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agents.vlm import pocket
 from agents.vlm.demonstrations import execute
 from agents.vlm.grpo import Grpo
-from agents.vlm.model import Vlm, prepared
+from agents.vlm.model import Vlm, load
 from agents.vlm.settings import Effort, GrpoSettings, Manner, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
@@ -47,6 +46,8 @@ class Bench:
     """Seconds that a tool takes."""
     turns: int = 4
     """Tool calls in an episode."""
+    growth: tuple[int, ...] = (1, 2, 4, 8)
+    """Turns for which ours is measured alone, at the first of the sides, without delay; none: ()."""
     prompts: int = 8
     """Starts in a step."""
     rollouts: int = 8
@@ -55,7 +56,7 @@ class Bench:
     """Steps of each, in turns, after one that does not count."""
     workers: int = 16
     """Processes of the pool where tools take time; both use them."""
-    warm_up: int = 120
+    warm_up: int = 100
     """Steps of supervised learning before, at 64 pixels, and a tenth of them at full size."""
     threads: int = 2
     """That PyTorch computes with."""
@@ -93,42 +94,62 @@ def bench(settings: Bench) -> None:
     console = Console()
     results = []
     for side in settings.sides:
-        vlm = prepared_model(side, settings)
+        vlm = prepared_model(side, settings.turns, settings)
         for delay in settings.delays:
             with ExitStack() as stack:
                 # Each remembers its own results; the workers are the same.
                 pools = [stack.enter_context(opened(delay, settings)) for _ in range(2)]
-                worlds = [world_of(side, delay, pool, settings) for pool in pools]
+                worlds = [world_of(side, delay, pool, settings.turns) for pool in pools]
                 results.append({"side": side, "delay": delay, **measured(vlm, worlds, settings)})
             if delay:
                 dissolve(POOL)
             console.print(show(results))
             write_json(settings.json, {"settings": asdict(settings), "results": results})
+    if settings.growth:
+        grown = growth(settings)
+        console.print(show_growth(grown))
+        write_json(settings.json, {"settings": asdict(settings), "results": results, "growth": grown})
+
+
+def growth(settings: Bench) -> list[dict[str, Any]]:
+    """Steps of so many turns, in turns; the model knows as many tools in all of them."""
+    side, most = settings.sides[0], max(settings.growth)
+    vlm = prepared_model(side, most, settings)
+    with connect("local") as pool:
+        worlds = [world_of(side, 0.0, pool, most, turns) for turns in settings.growth]
+        learners = [Ours(copy.deepcopy(vlm), world, settings) for world in worlds]
+        taken = [[learner.step() for learner in learners] for _ in range(settings.rounds + 1)][1:]
+    steps = zip(settings.growth, zip(*taken, strict=True), strict=True)
+    return [
+        {"turns": turns, "seconds": [t for t, _ in each], "calls": float(np.mean([c for _, c in each]))}
+        for turns, each in steps
+    ]
 
 
 def opened(delay: float, settings: Bench) -> Pool:
     return connect("ray", name=POOL, workers=settings.workers) if delay else connect("local")
 
 
-def world_of(side: int, delay: float, pool: Pool, settings: Bench) -> World:
-    tools = shifts(settings.turns, delay)
-    world = World("generated:64", "all", "noise+jpeg", tools, "gain:psnr", ("psnr",), settings.turns, side, pool=pool)
+def world_of(side: int, delay: float, pool: Pool, tools: int, turns: int | None = None) -> World:
+    """Of so many tools, and as many turns if nothing else is said."""
+    given = shifts(tools, delay)
+    world = World("generated:64", "all", "noise+jpeg", given, "gain:psnr", ("psnr",), turns or tools, side, pool=pool)
     world.reward.every_step = False
     return world
 
 
-def prepared_model(side: int, settings: Bench) -> Vlm:
-    """It calls all tools in random order, whatever it sees."""
+def prepared_model(side: int, tools: int, settings: Bench) -> Vlm:
+    """pocket-vlm calls all tools in random order, whatever it sees."""
     torch.manual_seed(settings.seed)
-    vlm = prepared(*pocket.build(pocket.texts([shifts(settings.turns, 0.0)])), VlmSpec())
+    vlm = load(VlmSpec())
     for pixels, steps in ((64, settings.warm_up), (side, settings.warm_up // 10)):
         with connect("local") as pool:
-            world = world_of(pixels, 0.0, pool, settings)
+            world = world_of(pixels, 0.0, pool, tools)
             rng = np.random.default_rng(settings.seed)
             names = [tool.name for tool in world.toolbox]
             plans = [tuple(rng.permutation(names).tolist()) for _ in range(16)]
             played = execute(world, [world.draw(1, k) for k in range(len(plans))], plans)
-        learner = Sft(vlm, chat(world, vlm.processor), played, SftSettings(steps / 2, 8, 2e-3), Team(), settings.seed, Effort())
+        learner = Sft(vlm, chat(world, vlm.processor), played, SftSettings(steps / 2, 8, 1e-3), Team(), settings.seed, Effort())
         for _ in range(steps):
             figures = learner.step()
         print(f"{pixels} pixels: {steps} steps of learning to call, {figures['right']:.0%} of the tokens right", flush=True)
@@ -230,6 +251,17 @@ def show(results: list[dict[str, Any]]) -> Table:
             f"{theirs.mean():.1f} ±{theirs.std():.1f}", f"{ratio.mean():.2f} ±{ratio.std():.2f}",
             f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}", split,
         )  # fmt: skip
+    return made
+
+
+def show_growth(grown: list[dict[str, Any]]) -> Table:
+    made = Table(title="Our seconds for a step, by turns", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("turns", "seconds", "a turn", "calls"):
+        made.add_column(column, justify="right")
+    for row in grown:
+        taken = np.array(row["seconds"])
+        cells = (f"{taken.mean():.1f} ±{taken.std():.1f}", f"{taken.mean() / row['turns']:.2f}", f"{row['calls']:.1f}")
+        made.add_row(str(row["turns"]), *cells)
     return made
 
 
