@@ -36,7 +36,7 @@ from pool import Pool, connect
 from tir_env.world import World
 
 SUITES = ("mio100-a", "restore-r1-i")
-METRICS = ("psnr", "ssim", "vsi", "gmsd", "pocket-deqa", "piqe")
+METRICS = ("psnr", "ssim", "fsim", "gmsd", "pocket-deqa", "piqe")
 VARIANTS: dict[str, tuple[object, ...]] = {
     "TIR-Agent": (),
     "w/o SFT": ("--no-sft",),

@@ -40,7 +40,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("pocket", "vlm"): POCKET
     | {
         "reward": "mar",
-        "metrics": ("psnr", "ssim", "pocket-deqa"),
+        "metrics": ("psnr", "ssim", "fsim", "gmsd", "pocket-deqa", "piqe"),
         "iterations": 24,
         "vlm": VlmOptions(
             dtype="float32", demonstrations=384, sft_epochs=4, sft_batch=8, sft_lr=1e-3, sft_slips=0.1, prompts=16, rollouts=8,

@@ -35,7 +35,7 @@ from tir_env.tools.toolbox import FOLDER
 ROOT = Path(__file__).resolve().parents[2]
 FAILS = 0.2
 BROKEN = "denoise/dct"
-TOOL_WORKER, LEARNER = "ray::_Actor", "ray::_RayTrainWorker"  # how such processes call themselves
+TOOL_WORKER, LEARNER = "ray::_Actor", "ray::RayTrainWorker"  # how such processes call themselves
 
 
 @dataclass
