@@ -15,7 +15,7 @@ import numpy as np
 from rewards.design import RewardDesign, RewardError, group_advantages
 from rewards.quality import Quality
 
-METRICS = ("psnr", "ssim", "pocket-deqa")
+METRICS = ("psnr", "ssim", "fsim", "gmsd", "pocket-deqa", "piqe")
 EPS, BETA = 0.2, 0.1
 
 
@@ -46,9 +46,10 @@ class Mar(RewardDesign):
     """`mar`, or with `adaptive=False` (the paper's "w/o w^θ") equal weights; with `decouple=False` ("w/o decouple") the weighted
     metrics are summed first and normalised once; with neither ("w/o MAR") the raw metrics are summed.
 
-    The metrics' default is the widest choice that needs no download: fidelity by PSNR and SSIM, perceived quality by the scorer
-    that ships. The paper's are psnr, ssim, lpips, maniqa, clipiqa, musiq. It prints neither ε nor β. Ours: ε = 0.2, so that no metric
-    gets more than e^0.4 = 1.5 times another's weight; β = 0.1, an average over about ten batches.
+    By default there are as many metrics as the paper has, none of which is downloaded: fidelity by PSNR, SSIM, FSIM and GMSD,
+    perceived quality by the scorer that ships and PIQE. The paper's are psnr, ssim, lpips, maniqa, clipiqa, musiq. It prints neither ε
+    nor β. Ours: ε = 0.2, so that no metric gets more than e^0.4 = 1.5 times another's weight; β = 0.1, an average over about ten
+    batches.
 
     **For a critic** there is no group to normalise in. `step` divides each metric's gain by its scale and weighs it:
     Σ w^θ (after − before) / scale^θ. The scale is the std of the metric's gains over the episodes of a batch, averaged over all batches

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rewards import Mar, RewardError, Score, make_reward
-from rewards.mar import decoupled, importances, moved, softmax
+from rewards.mar import METRICS, decoupled, importances, moved, softmax
 
 PAIR = ("psnr", "ssim")
 
@@ -214,9 +214,9 @@ def test_a_state_that_is_not_its_own_is_refused() -> None:
 @pytest.mark.parametrize(
     ("spec", "metrics", "adaptive", "decouple"),
     [
-        ("mar", ("psnr", "ssim", "pocket-deqa"), True, True),
+        ("mar", METRICS, True, True),
         ("mar:psnr,ssim", PAIR, True, True),
-        ("mar:no-weights", ("psnr", "ssim", "pocket-deqa"), False, True),
+        ("mar:no-weights", METRICS, False, True),
         ("mar:no-decouple,metrics=psnr+clipiqa+", ("psnr", "clipiqa+"), True, False),
         ("mar:no-mar, metrics=clipiqa+_vitL14_512+musiq, eps=0.3, beta=1", ("clipiqa+_vitL14_512", "musiq"), False, False),
         ("mar:metrics=clipiqa++psnr", ("clipiqa+", "psnr"), True, True),
