@@ -2,13 +2,14 @@
 
     python -m experiments.drills.grpo_faults --json faults.json
 
-One training by `run.py --algo grpo` with a toolbox of which one tool raises an error in a fifth of its calls. In the middle a tool
+One training by `run.py --algo grpo` with a toolbox of which three tools raise an error in a fifth of their calls. In the middle a tool
 worker is killed, later a learner. You see what happened to the rollouts: they must have counted for nothing where a tool failed, and
 the run must end with all its steps, each once. Exits with 1 if it does not.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,15 @@ from rich.table import Table
 
 from experiments.console import main, write_json
 from experiments.runs import RunFolder
-from tir_env.tools import Toolbox
-from tir_env.tools.classical import denoise
 from tir_env.tools.toolbox import FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 FAILS = 0.2
-BROKEN = "denoise/dct"
+BROKEN = {  # tools that are called often, and what they are without their faults
+    "denoise/dct": "tir_env.tools.classical.denoise:dct",
+    "dehaze/colour_attenuation": "tir_env.tools.classical.dehaze:colour_attenuation",
+    "brighten/stretch": "tir_env.tools.classical.brighten:stretch",
+}
 TOOL_WORKER, LEARNER = "ray::_Actor", "ray::RayTrainWorker"  # how such processes call themselves
 
 
@@ -56,20 +60,26 @@ class Drill:
     """Write all figures here."""
 
 
-def flaky(images: NDArray[np.uint8]) -> NDArray[Any]:
+def flaky(name: str, images: NDArray[np.uint8]) -> NDArray[Any]:
     """The classical tool, where it does not fail."""
     if random.random() < FAILS:
         raise RuntimeError("out of luck")
-    return denoise.dct(images)
+    module, _, function = BROKEN[name].partition(":")
+    result: NDArray[Any] = getattr(importlib.import_module(module), function)(images)
+    return result
+
+
+denoise_dct, dehaze_colour_attenuation, brighten_stretch = (partial(flaky, name) for name in BROKEN)
 
 
 def drill(settings: Drill) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tools = Path(scratch) / "tools.yaml"
-        tools.write_text(
-            (FOLDER / "pocket.yaml").read_text().replace("tir_env.tools.classical.denoise:dct", f"{__spec__.name}:flaky")
-        )
-        assert BROKEN in Toolbox.load(tools)
+        text = (FOLDER / "pocket.yaml").read_text()
+        for name, whole in BROKEN.items():
+            assert whole in text
+            text = text.replace(whole, f"{__spec__.name}:{name.replace('/', '_')}")
+        tools.write_text(text)
         folder = settings.out or Path(scratch) / "run"
         with (Path(scratch) / "said").open("w+") as said:
             found = broken(settings, tools, folder, said)
