@@ -24,7 +24,7 @@ from rich.table import Table
 from agents.agent import observer_for, play
 from agents.opening import agent_folder, open_agent
 from experiments.console import at_least, main, write_json
-from experiments.reporting import by_case, draw_extremes, summary
+from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
 from pool import connect
@@ -133,15 +133,18 @@ def show(rows: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> Table:
         title="mean ± standard deviation over episodes", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     made.add_column("case")
+    few = len(metrics) <= FEW
     for metric in metrics:
-        made.add_column(metric, justify="right", no_wrap=True)
-        made.add_column("gain", justify="right", no_wrap=True)
+        made.add_column(metric if few else f"{narrow(metric)}\n±\ngain", justify="right", no_wrap=True)
+        if few:
+            made.add_column("gain", justify="right", no_wrap=True)
     made.add_column("calls", justify="right")
     for name, row in rows.items():
         cells = []
         for m in metrics:
             digits = 1 if abs(row[m]) >= 10 else 3
-            cells += [f"{row[m]:.{digits}f} ±{row[f'{m} std']:.{digits}f}", f"{row[f'{m} gain']:+.{digits}f}"]
+            told = (f"{row[m]:.{digits}f}", f"±{row[f'{m} std']:.{digits}f}", f"{row[f'{m} gain']:+.{digits}f}")
+            cells += [" ".join(told[:2]), told[2]] if few else ["\n".join(told)]
         made.add_row(name, *cells, f"{row['calls']:.1f}", style="bold" if name == "all" else "")
     return made
 

@@ -17,6 +17,9 @@ from experiments.runs import Row
 from tir_env.drawing import save_figure
 from tir_env.trajectory import STOP, Trajectory
 
+FEW = 3  # metrics that fit side by side into 80 columns with all that is said of them
+COLUMNS = 3  # of panels
+
 
 def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds: float | None = None) -> dict[str, Any]:
     """Means and standard deviations over episodes; what could not be scored counts among the failures and nowhere else.
@@ -50,19 +53,26 @@ def by_case(trajectories: Sequence[Trajectory], metrics: Sequence[str]) -> dict[
 
 
 def table(rows: dict[str, dict[str, Any]], metrics: Sequence[str], bold: str = "") -> Table:
-    """Fits 80 columns: of the first metric the value and the gain, of the others the gain."""
+    """Fits 80 columns: of the first metric the value and the gain, of the others the gain; of many in two lines."""
     title = "Means over episodes, ± standard deviation between them. better: share with a gain"
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     made.add_column("policy", overflow="fold")  # of a narrow terminal the names pay, not the numbers
-    for column in (metrics[0], *(f"{metric} gain" for metric in metrics), "better", "calls"):
+    between = " " if len(metrics) <= FEW else "\n"
+    heads = [f"{metric if len(metrics) <= FEW else narrow(metric)}{between}gain" for metric in metrics]
+    for column in (metrics[0], *heads, "better", "calls"):
         made.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         digits = {m: 1 if abs(row[m]) >= 10 else 3 for m in metrics}
-        gains = [f"{row[f'{m} gain']:+.{digits[m]}f} ±{row[f'{m} gain std']:.{digits[m]}f}" for m in metrics]
+        gains = [f"{row[f'{m} gain']:+.{digits[m]}f}{between}±{row[f'{m} gain std']:.{digits[m]}f}" for m in metrics]
         better = f"{row[f'{metrics[0]} better']:.0%}"
         cells = [f"{row[metrics[0]]:.{digits[metrics[0]]}f}", *gains, better, f"{row['calls']:.1f}"]
         made.add_row(name, *cells, style="bold" if name == bold else "")
     return made
+
+
+def narrow(metric: str) -> str:
+    """Its name in lines of a word each."""
+    return metric.replace("-", "-\n")
 
 
 def draw_extremes(trajectories: Sequence[Trajectory], metrics: Sequence[str], folder: Path) -> None:
@@ -73,20 +83,29 @@ def draw_extremes(trajectories: Sequence[Trajectory], metrics: Sequence[str], fo
 
 
 def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path:
-    """Reward, gains, entropy, length and failures against iterations."""
-    panels = [("reward", ["reward"]), ("gain", [f"gain/{m}" for m in metrics]), ("entropy of the policy", ["entropy"])]
+    """Reward, gains, entropy, length and failures against iterations; metrics have scales of their own, and so panels."""
+    panels = [("reward", ["reward"]), *((f"gain, {m}", [f"gain/{m}"]) for m in metrics), ("entropy of the policy", ["entropy"])]
     panels += [("decisions, share of stops", ["length", "stops"]), ("distinct sequences", ["distinct_sequences"])]
     weights = sorted({key for row in rows for key in row if key.startswith("reward_design/") and key.endswith("/weight")})
     panels.append(("weights of the reward", weights) if weights else ("failures", ["failures"]))
-    figure = Figure(figsize=(12, 6), layout="constrained")
+    count = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(12, 3 * count), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, (title, keys) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+    axes = figure.subplots(count, COLUMNS, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, keys) in zip(axes.flat, panels, strict=False):
         for key in keys:
             known = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
             if not known:
                 continue
             x, y = np.array(known).T
-            axis.plot(x, y, alpha=0.3, color=(line := axis.plot(x, smooth(y), label=key)[0]).get_color())
+            axis.plot(
+                x,
+                y,
+                alpha=0.3,
+                color=(line := axis.plot(x, smooth(y), label=key.split("/")[-2] if "/" in key else key)[0]).get_color(),
+            )
             line.set_linewidth(2)
         axis.set_title(title, fontsize=10, loc="left")
         axis.set_xlabel("iteration", fontsize=8)

@@ -48,7 +48,8 @@ def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | Non
     columns = columns or max(1, len(tiles))
     rows = max(1, -(-len(tiles) // columns))
     ratio = max((image.shape[0] / image.shape[1] for image, *_ in tiles), default=1.0)
-    figure = Figure(figsize=(columns * INCH, rows * (INCH * ratio + 0.85) + 0.2), layout="constrained")
+    lines = max((below.count("\n") + 1 for _, _, below, _ in tiles), default=1)
+    figure = Figure(figsize=(columns * INCH, rows * (INCH * ratio + 0.73 + 0.12 * lines) + 0.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -80,9 +81,11 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
 
 def _scores(quality: Quality, metrics: Sequence[str] | None) -> str:
     chosen = quality if metrics is None else {m: quality[m] for m in metrics if m in quality}
-    return "  ".join(
+    said = [
         f"{metric} {score.raw:.2f}" if abs(score.raw) >= 10 else f"{metric} {score.raw:.3f}" for metric, score in chosen.items()
-    )
+    ]
+    lines = [said] if len(said) <= 3 else [said[k : k + 2] for k in range(0, len(said), 2)]  # as wide as a picture
+    return "\n".join("  ".join(line) for line in lines)
 
 
 def _wrap(text: str, width: int, lines: int) -> str:
