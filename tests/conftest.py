@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 
 from pool import Model
 from tir_env.images import Image
@@ -17,6 +19,19 @@ from tir_env.tools import Tool, Toolbox
 from tir_env.world import World
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # several processes at once: one core each
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: a file's tests stay together, and so do all that need Ray, which starts once; the latter go first."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @dataclass(frozen=True)
