@@ -52,6 +52,10 @@ class VlmWorkplace(Workplace):
         if options.shard and options.lora:
             raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
         if options.engine == "vllm":
+            if options.shard:
+                raise Problem(
+                    "--engine vllm", "does not go with --shard: learners would wait for each other", "Leave one of them out."
+                )
             needed()
         if options.sft and options.demonstrations_from is not None:
             demonstrations.read_index(found(options.demonstrations_from))

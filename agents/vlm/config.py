@@ -106,6 +106,8 @@ class VlmOptions:
         for name in ("demonstrations", "turn_tokens", "dialogue_tokens", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise Problem(f"--{name.replace('_', '-')}", f"must be at least 1, not {getattr(self, name)}", "Correct it.")
+        if not 0 < self.vllm_memory < 1:
+            raise Problem("--vllm-memory", f"must lie between 0 and 1, not {self.vllm_memory}", "The learner needs the rest.")
         if self.temperature <= 0:
             raise Problem(
                 "--temperature", f"must be above 0, not {self.temperature}", "Rollouts that are all alike teach nothing."

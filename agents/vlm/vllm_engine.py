@@ -98,11 +98,13 @@ def whole_weights(vlm: Vlm) -> Iterator[tuple[str, Tensor]]:
         adapter.merge_adapter()
     try:
         for name, weight in vlm.model.state_dict().items():
-            if "lora_" not in name:
-                yield (
-                    name.replace(".base_layer", ""),
-                    weight.clone() if ".base_layer" in name else weight,
-                )  # it is about to change back
+            if "lora_" in name:
+                continue
+            adapted = ".base_layer" in name
+            yield (
+                name.replace(".base_layer", ""),
+                weight.clone() if adapted else weight,
+            )  # an adapted one is about to change back
     finally:
         if adapter is not None:
             adapter.unmerge_adapter()

@@ -108,6 +108,8 @@ def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
     for options, message in (
         (("--model", "nowhere/such"), "the model 'nowhere/such'"),
         (("--engine", "vllm"), "pip install vllm"),
+        (("--engine", "vllm", "--shard"), "--engine vllm: does not go with --shard"),
+        (("--vllm-memory", 1), "--vllm-memory: must lie between 0 and 1"),
         (("--shard", "--lora", 4), "--shard: does not go with --lora"),
         (("--demonstrations-from", tmp_path), "demonstrations.json"),
         (("--alpha-t", 2), "--alpha-t: must lie in 0..1"),
