@@ -70,14 +70,20 @@ def table(rows: dict[str, dict[str, Any]], metrics: Sequence[str], bold: str = "
     return made
 
 
+def rank(row: dict[str, Any], metrics: Sequence[str]) -> float:
+    """The first metric's gain; the lowest of all if it is not known."""
+    gain = float(row[f"{metrics[0]} gain"])
+    return gain if np.isfinite(gain) else -np.inf
+
+
 def narrow(metric: str) -> str:
     """Its name in lines of a word each."""
     return metric.replace("-", "-\n")
 
 
 def draw_extremes(trajectories: Sequence[Trajectory], metrics: Sequence[str], folder: Path) -> None:
-    """Best, median and worst by total reward."""
-    order = sorted(trajectories, key=lambda t: t.total_reward)
+    """Best, median and worst by the first metric: a reward that adapts means little where it has not learnt its scales."""
+    order = sorted(trajectories, key=lambda t: t.gains().get(metrics[0], -np.inf))
     for name, trajectory in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
         save_figure(trajectory.figure(metrics), folder / f"{name}.png")
 

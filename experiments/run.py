@@ -32,7 +32,7 @@ from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
 from experiments.console import at_least, main, write_json
 from experiments.presets import Preset, preset
-from experiments.reporting import by_case, draw_curves, draw_extremes, summary, table
+from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table
 from experiments.runs import RunFolder, free_folder
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
@@ -199,7 +199,7 @@ def compare(settings: Run, world: World, agents: dict[str, Agent], folder: RunFo
         began = time.perf_counter()
         results[name] = play(world, observer_for(rival, world), rival, starts)
         rows[name] = summary(results[name], settings.metrics, time.perf_counter() - began)
-    singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rows[name]["reward"])
+    singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rank(rows[name], settings.metrics))
     shown = {name: rows[name] for name in (*agents, *bounds)}
     shown |= {f"best: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}
     console.print(f"{len(starts)} starts on {len(world.images)} photographs that training never saw ({world.images.name})")
