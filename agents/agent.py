@@ -1,4 +1,4 @@
-"""What an agent is: a batch of observations in, a batch of actions out. `play` lets any agent restore a list of starts."""
+"""What an agent is: a batch of observations in, a batch of actions out; or whole episodes at once. `play` lets any agent restore."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from pool import Model
+from pool import Model, Problem
 from tir_env.observations import Observer
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
@@ -16,18 +16,23 @@ Observations = dict[str, np.ndarray]
 
 
 class Agent(Protocol):
-    """Anything that decides. One that spends more on a decision than one look at the policy is a `NotingAgent` as well."""
+    """Anything that restores: a `Decider` or a `Player`."""
 
     name: str
     encoder: Model | None  # whose features it wants to see in place of the image
+
+
+@runtime_checkable
+class Decider(Agent, Protocol):
+    """An agent that decides step by step. One that spends more on a decision than one look at the policy is a `NotingAgent` as well."""
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
         """One action per row, int [batch]. The trajectories hold the images at their true size and all that happened so far."""
 
 
 @runtime_checkable
-class Player(Protocol):
-    """An agent that plays whole episodes by itself, because it remembers more of them than an observation says."""
+class Player(Agent, Protocol):
+    """An agent that plays whole episodes by itself, because it plans them, or remembers more of them than an observation says."""
 
     def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:
         """Play trajectories that have begun to their end, all side by side."""
@@ -75,6 +80,8 @@ def finish(world: World, observer: Observer, agent: Agent, trajectories: Sequenc
     if isinstance(agent, Player):
         agent.finish(world, trajectories)
         return
+    if not isinstance(agent, Decider):
+        raise Problem(f"agent {agent.name!r}", "has neither act() nor finish()", "See agents/agent.py for what an agent is.")
     going = [t for t in trajectories if not t.ended]
     while going:
         world.step(going, agent.act(observer.observe_batch(going), going).tolist())

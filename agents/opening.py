@@ -1,4 +1,4 @@
-"""An agent by name: `random`, `none`, `4kagent`, `oracle:psnr`, a tool, several tools in a row, or the folder of a run."""
+"""An agent by name: `random`, `none`, `oracle:psnr`, a training-free one, a tool, several tools in a row, or the folder of a run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from agents.agent import Agent
 from agents.clip_mlp.agent import JSON, ClipMlpAgent
 from agents.training_free.bounds import FixedAgent, GreedyOracle, RandomAgent
+from agents.training_free.specs import open_searcher
 from pool import Problem
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
 FORMS = (
-    "random, none, 4kagent, oracle:psnr, a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
+    "random, none, oracle:psnr, agenticir, 4kagent, mair, q-agent, hybrid, zero-shot:endpoint:MODEL@URL, a tool such as denoise/dct, "
+    "several as denoise/dct+dejpeg/dct, or the folder of a run"
 )
 
 
@@ -24,10 +26,8 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
         return FixedAgent([], world.stop, "no tool")
     if spec.startswith("oracle:"):
         return GreedyOracle(world, spec.removeprefix("oracle:"))
-    if spec == "4kagent":
-        from agents.training_free.four_k_agent import FourKAgent  # it knows open_clip, which takes a second to import
-
-        return FourKAgent(world)
+    if (searcher := open_searcher(spec, world, seed)) is not None:
+        return searcher
     if (folder := agent_folder(spec)) is not None:
         if kind_of(folder) == "vlm":
             from agents.vlm.agent import VlmAgent  # it knows transformers

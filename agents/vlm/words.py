@@ -72,7 +72,12 @@ def opening(at_once: bool = False) -> list[Message]:
 def call(tool: str) -> str:
     """`task/model` as the policy says it."""
     task, _, model = tool.partition("/")
-    return f'<tool_call>\n{{"name": {json.dumps(task)}, "arguments": {{"model": {json.dumps(model)}}}}}\n</tool_call>'
+    return call_text(task, json.dumps({"model": model}))
+
+
+def call_text(name: str, arguments: str) -> str:
+    """Any function's name and arguments (JSON) in Qwen's form."""
+    return f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
 
 
 def plan(tools: Sequence[str]) -> str:

@@ -11,8 +11,10 @@ import pytest
 
 from agents.agent import observer_for, play
 from agents.opening import open_agent
-from agents.training_free.four_k_agent import FourKAgent, plan
+from agents.training_free.eyes import PocketEye
+from agents.training_free.four_k_agent import FourKAgent, plan, preferred
 from agents.training_free.perceive import NAMES
+from agents.training_free.search import Walk, side_by_side
 from experiments.reporting import summary
 from pool import Model, Problem
 from tests.conftest import FakeEngine
@@ -71,9 +73,9 @@ def test_every_tool_of_a_task_is_tried_and_the_best_is_taken() -> None:
     assert trajectory.tool_names == ["dejpeg/same", "denoise/same"]
     assert trajectory.steps[1].remembered, "the environment's own call is answered by the trial"
     notes = [step.notes for step in trajectory.steps]
-    assert [note["tool_calls"] for note in notes] == [1, 2, 0]
+    assert [note["tool_calls"] for note in notes] == [3, 0, 0]
     assert [note["policy_calls"] for note in notes] == [1, 0, 0]
-    assert [note["scored_images"] for note in notes] == [2, 2, 0], "the input, and every output"
+    assert notes[0]["scored_images"] == 4, "the input, and every output"
     row = summary([trajectory], ["psnr"])
     assert (row["calls"], row["policy calls"]) == (3, 1)
 
@@ -95,7 +97,8 @@ def test_a_tool_that_fails_is_out_of_the_choice() -> None:
     [trajectory] = played(world, FourKAgent(world, Says(noise=1, haze=1, rain=1)))
     assert trajectory.tool_names == ["denoise/same", "derain/same"]
     assert trajectory.failures == []
-    assert [step.notes["tool_calls"] for step in trajectory.steps] == [3, 2, 0]
+    assert [step.notes["tool_calls"] for step in trajectory.steps] == [5, 0, 0]
+    assert len(trajectory.steps[0].notes["remarks"]) == 3, "of each failure in words"
 
 
 def test_the_mask_is_obeyed() -> None:
@@ -112,35 +115,48 @@ def test_it_stops_at_the_horizon_having_done_the_severest() -> None:
     assert trajectory.actions == [0, 2]
 
 
-def test_it_keeps_nothing_between_calls() -> None:
+def test_an_episode_that_has_begun_has_less_room() -> None:
     world = world_of("denoise/same", "dejpeg/same", "dehaze/same")
-    perceiver = Says(noise=1, jpeg=1, haze=1)
-    trajectories = world.begin([world.draw(0, k) for k in range(3)])
-    world.step(trajectories[1:], [1, 1])
-    world.step(trajectories[2:], [0])
-    agent, other = FourKAgent(world, perceiver), FourKAgent(world, perceiver)
-    assert agent.act({}, trajectories).tolist() == [1, 0, 2]
-    assert [int(other.act({}, [trajectory])[0]) for trajectory in trajectories] == [1, 0, 2]
-    assert agent.tasks_left(trajectories)[2] == ("dehaze",)
+    trajectories = world.begin([world.draw(0, k) for k in range(2)])
+    world.step(trajectories[1:], [1])
+    FourKAgent(world, Says(noise=1, jpeg=0.9, haze=1)).finish(world, trajectories)
+    assert [t.actions for t in trajectories] == [[1, 0, 2], [1, 0, 2]]
+    assert "tool_calls" not in trajectories[1].steps[0].notes, "that step was somebody else's"
+
+
+def test_profiles_choose_among_the_tools_of_a_task() -> None:
+    made = [Tool("super_resolve", model, Engine("same")) for model in ("swinir_psnr", "swinir_gan", "compact_sharp")]
+    toolbox = Toolbox("fake", [*made, Tool("denoise", "plain", Engine("same"))])
+    assert preferred([0, 1, 2], toolbox, "all") == [0, 1, 2]
+    assert preferred([0, 1, 2], toolbox, "fidelity") == [0]
+    assert preferred([0, 1, 2], toolbox, "perception") == [1, 2]
+    assert preferred([3], toolbox, "perception") == [3], "a task without such a tool keeps those that it has"
 
 
 def test_a_quality_that_needs_the_reference_is_refused(world: World) -> None:
     with pytest.raises(Problem, match="must not see: psnr"):
-        FourKAgent(world, Says(), metrics={"pocket-deqa": 1, "psnr": 1})
+        FourKAgent(world, Says(), quality={"pocket-deqa": 1, "psnr": 1})
     with pytest.raises(Problem, match=r"'fidelity': is not known\. Use pocket, perception"):
-        FourKAgent(world, Says(), metrics="fidelity")
+        FourKAgent(world, Says(), quality="fidelity")
+    with pytest.raises(Problem, match=r"'pocket': is not known\. Use all, fidelity, perception"):
+        FourKAgent(world, Says(), profile="pocket")
     for weights in ({}, {"pocket-deqa": float("nan")}):
         with pytest.raises(Problem, match="no finite weights"):
-            FourKAgent(world, Says(), metrics=weights)
+            FourKAgent(world, Says(), quality=weights)
 
 
 def test_quality_is_a_weighted_sum_of_oriented_values(world: World) -> None:
     [trajectory] = world.begin([world.draw(0, 0)])
-    image = trajectory.image
-    parts = [FourKAgent(world, Says(), metrics={name: 1.0}).quality([image])[0] for name in ("pocket-deqa", "piqe")]
-    assert parts[1] < 0, "of piqe less is better"
-    both = FourKAgent(world, Says(), metrics={"pocket-deqa": 2.0, "piqe": 0.5}).quality([image, image])
-    assert both == pytest.approx([2 * parts[0] + 0.5 * parts[1]] * 2)
+
+    def quality(**weights: float) -> float:
+        eye = PocketEye(world, Says(), {name.replace("_", "-"): weight for name, weight in weights.items()})
+        walk = Walk(world, trajectory)
+        [[score]] = side_by_side(world.pool, [eye.score(walk, [walk.start])])
+        return score
+
+    assert quality(piqe=1) < 0, "of piqe less is better"
+    both = quality(pocket_deqa=2.0, piqe=0.5)
+    assert both == pytest.approx(2 * quality(pocket_deqa=1) + 0.5 * quality(piqe=1))
 
 
 @pytest.fixture(scope="module")
@@ -163,5 +179,6 @@ def test_on_the_pocket_toolbox(pocket: World) -> None:
 def test_it_does_not_see_the_clean_reference(pocket: World) -> None:
     agent = FourKAgent(pocket)
     trajectories = pocket.begin([pocket.draw(0, k) for k in range(4)])
-    blind = [replace(t, reference=None, quality={}) for t in trajectories]
-    assert agent.act({}, trajectories).tolist() == agent.act({}, blind).tolist()
+    walks = [Walk(pocket, t) for t in (*trajectories, *(replace(t, reference=None, quality={}) for t in trajectories))]
+    ends = [end.actions for end in side_by_side(pocket.pool, [agent.restore(walk) for walk in walks])]
+    assert ends[:4] == ends[4:]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ def workers(cluster: None) -> Iterator[Router]:
         assert isinstance(opened, Router)
         opened.add(Add(1), Troubled(), Unloadable("dies loading", "die"), Unloadable("hangs loading", "hang", 0.5))
         yield opened
+
+
+def pids_of(client: Router, within: float = 60.0) -> set[int]:
+    """Of all workers, once each has told its own: a busy machine starts them one after another."""
+    last = time.monotonic() + within
+    while not all(pids := [worker.pid for worker in client.stats().workers]) and time.monotonic() < last:
+        time.sleep(0.05)
+    return set(pids)
 
 
 def test_images_go_there_and_back(workers: Router) -> None:
@@ -140,7 +149,7 @@ def test_two_routers_share_named_workers_and_outlive_each_other(cluster: None) -
     try:
         for client in (first, second):
             client.add(Resident("where"), Troubled())
-        pids = {worker.pid for worker in first.stats().workers}
+        pids = pids_of(first)
         assert len(pids) == 2
         for client in (first, second):
             outcomes = client.run([Call("where", index) for index in range(50)])

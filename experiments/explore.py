@@ -1,0 +1,70 @@
+"""AgenticIR's self-exploration: try every order of tasks with every tool on training images, and write down what survived.
+
+    python experiments/explore.py --out experience.json
+    python experiments/evaluate.py --agent agenticir:experience=experience.json
+
+The suites say which tasks come together. You see how far it is, then for each pair of tasks which order leaves less. The experience
+that ships (for the pocket toolbox) was made by this script with its defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import track
+
+from agents.training_free.experience import Experience, explore
+from agents.training_free.eyes import PocketEye
+from experiments.console import at_least, main
+from pool import connect
+from tir_env.tools import Toolbox
+from tir_env.world import Pin, World
+
+
+@dataclass
+class Explore:
+    out: Path
+    """The experience, as a JSON file."""
+    suites: tuple[str, ...] = ("mio100-a", "mio100-b", "mio100-c")
+    """Which degradations come together: names of suites, YAML files, or cases such as rain+haze."""
+    images: str = "skimage"
+    """Clean photographs, of which the train part is used: skimage, generated:COUNT, a folder, or several joined by commas."""
+    toolbox: str = "pocket"
+    """The tools."""
+    crop: int = 64
+    """Side of the random crop; 0 for whole photographs."""
+    each: int = 8
+    """Starts of each case."""
+    pool: Literal["local", "ray"] = "local"
+    """Where the tools run: in this process, or in worker processes on Ray."""
+    seed: int = 0
+    """Decides photographs, crops and degradations."""
+
+
+def run(settings: Explore) -> None:
+    at_least(1, each=settings.each)
+    console = Console()
+    toolbox = Toolbox.load(settings.toolbox).with_weights_only()
+    made_from = (
+        f"{settings.each} starts of each case of {', '.join(settings.suites)}; {settings.images}, {settings.crop} pixels"
+    )
+    experience = Experience(toolbox=toolbox.name, perceiver=PocketEye.name, made_from=made_from)
+    with connect(settings.pool) as pool:
+        for suite in settings.suites:
+            world = World(
+                settings.images, "train", suite, toolbox, "final:piqe", (), len(toolbox.tasks), settings.crop, pool=pool
+            )  # fmt: skip
+            eye = PocketEye(world)
+            for number in track(range(settings.each * len(world.suite)), suite, console=console, transient=True):
+                case = world.suite[number % len(world.suite)].name
+                explore(world, eye, [world.draw(settings.seed, number, Pin(case=case))], experience)
+    experience.save(settings.out)
+    console.print(experience.told())
+    console.print(f"wrote {settings.out}")
+
+
+if __name__ == "__main__":
+    main(Explore, run, __doc__)
