@@ -1,0 +1,162 @@
+"""Endpoints over real HTTP on loopback: what is sent, what every kind of failure is called, and what is tried again."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from agents.training_free.endpoint import BASE, KEY, Busy, Endpoint, EndpointError, NoKey, Nonsense, Refused, Slow, Unreachable
+from agents.training_free.speaking import Question, said
+from pool import Problem
+from tests.agents.training_free.server import Answer, Server, chat_server
+
+IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+ASK = Question([said("How bad?", IMAGE)])
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(KEY, "sk-secret")
+    monkeypatch.delenv(BASE, raising=False)
+    return "sk-secret"
+
+
+def endpoint(url: str, **options: float) -> Endpoint:
+    return Endpoint("sees", url, pause=0.01, **options)  # type: ignore[arg-type]
+
+
+def test_what_is_sent_and_what_comes_back() -> None:
+    with chat_server([Answer("Very bad.")]) as server:
+        assert endpoint(server.url).reply([ASK]) == ["Very bad."]
+    [body] = server.asked
+    assert (body["model"], body["temperature"]) == ("sees", 0)
+    assert "tools" not in body
+    picture, words = body["messages"][0]["content"]
+    assert words == {"type": "text", "text": "How bad?"}
+    head, _, data = picture["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
+    assert server.keys == ["Bearer sk-secret"]
+
+
+def test_tool_calls_are_told_as_qwen_writes_them() -> None:
+    tools = [{"type": "function", "function": {"name": "denoise"}}]
+    with chat_server([Answer("First this.", [("denoise", '{"model": "dct"}'), ("derain", "{}")])]) as server:
+        [text] = endpoint(server.url).reply([Question([said("Go.")], tools)])
+    assert server.asked[0]["tools"] == tools
+    assert text == (
+        'First this.\n<tool_call>\n{"name": "denoise", "arguments": {"model": "dct"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "derain", "arguments": {}}\n</tool_call>'
+    )
+
+
+def test_many_questions_keep_their_order() -> None:
+    def answers(body: dict[str, object]) -> Answer:
+        number = body["messages"][0]["content"][0]["text"]  # type: ignore[index]
+        return Answer(f"{number}!", wait=0.05 if int(number) % 3 == 0 else 0)
+
+    with chat_server(answers) as server:
+        assert endpoint(server.url).reply([Question([said(str(k))]) for k in range(20)]) == [f"{k}!" for k in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "tries"),
+    [
+        (Answer(code=401, body="bad key sk-secret"), Refused, 1),
+        (Answer(code=404, body="no such model"), Refused, 1),
+        (Answer(code=400, body="no images please"), Refused, 1),
+        (Answer(code=429, body="slow down"), Busy, 3),
+        (Answer(code=503, body=""), Busy, 3),
+        (Answer(body="<html>"), Nonsense, 3),
+        (Answer(body="[]"), Nonsense, 3),
+        (Answer(body='{"choices": []}'), Nonsense, 3),
+        (Answer(body='{"choices": [{"message": {"content": null}}]}'), Nonsense, 3),
+        (Answer(body='{"choices": [{"message": {"content": [1]}}]}'), Nonsense, 3),
+        (Answer("late", wait=0.5), Slow, 3),
+    ],
+)
+def test_every_failure_has_its_name(answer: Answer, kind: type[EndpointError], tries: int) -> None:
+    with chat_server([answer]) as server:
+        [error] = endpoint(server.url, timeout=0.2).reply([ASK])
+    assert type(error) is kind
+    assert len(server.asked) == tries
+    assert "sk-secret" not in str(error)
+    assert isinstance(error, Problem)
+    assert error.remedy
+
+
+def test_what_passes_is_tried_again() -> None:
+    with chat_server([Answer(code=500), Answer(body="{"), Answer("at last")]) as server:
+        assert endpoint(server.url).reply([ASK]) == ["at last"]
+    with chat_server([Answer(code=429, headers={"Retry-After": "0.3"}), Answer("then")]) as server:
+        import time
+
+        began = time.monotonic()
+        assert endpoint(server.url).reply([ASK]) == ["then"]
+        assert time.monotonic() - began >= 0.3, "it waits as long as the server asks for"
+
+
+def test_one_failure_among_others() -> None:
+    def answers(body: dict[str, object]) -> Answer:
+        return Answer(code=400, body="no") if "bad" in json.dumps(body) else Answer("yes")
+
+    with chat_server(answers) as server:
+        replies = endpoint(server.url).reply([Question([said(word)]) for word in ("good", "bad", "good")])
+    assert [type(reply) for reply in replies] == [str, Refused, str]
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    [error] = endpoint(f"http://127.0.0.1:{port}/v1").reply([ASK])
+    assert type(error) is Unreachable
+
+
+def test_keys_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "secret" not in repr(endpoint("http://localhost:1/v1"))
+    monkeypatch.delenv(KEY)
+    with pytest.raises(NoKey, match=f"has no {KEY}"):
+        Endpoint("gpt")
+    with chat_server([Answer(code=401)]) as server:
+        [error] = endpoint(server.url).reply([ASK])
+    assert type(error) is NoKey
+    assert server.keys == [""]
+    monkeypatch.setenv(BASE, "http://localhost:1234/v1/")
+    assert Endpoint("local").url == "http://localhost:1234/v1"
+    for url in ("localhost:1234", "ftp://x/v1", "http://"):
+        with pytest.raises(EndpointError, match="begins with http"):
+            Endpoint("local", url)
+
+
+LEAVES = st.none() | st.text(max_size=5)
+KEYS = st.sampled_from(["choices", "message", "content", "tool_calls"])
+ANY = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=2), max_leaves=6)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.text(max_size=60) | ANY.map(json.dumps))
+def test_whatever_a_server_says_is_text_or_a_typed_error(said_back: list[str], server: Server, body: str) -> None:
+    said_back[:] = [body]
+    [reply] = endpoint(server.url, attempts=1).reply([ASK])
+    assert isinstance(reply, str | Nonsense)
+
+
+@pytest.fixture
+def said_back() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def server(said_back: list[str]) -> Iterator[Server]:
+    with chat_server(lambda _: Answer(body=said_back[0])) as opened:
+        yield opened
