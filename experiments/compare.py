@@ -1,0 +1,260 @@
+"""Agents against each other: the same images, the same tools, one at a time and in turns, so that the times can be compared.
+
+    python experiments/compare.py --agents out/run agenticir 4kagent --images FOLDER --part all
+    python experiments/compare.py --suites restore-r1-i restore-r1-iv --agents none random agenticir oracle:psnr --json compare.json
+
+Agents are those of evaluate.py. Each has a pool of its own, so that nobody profits from what another one has computed. You see for
+each agent the gain of every metric, its mean rank over them, what it spent (tool calls, looks of its policy or language model, seconds
+for one image) and the share of the way from no tool to `--bound`; then gains and seconds by how many degradations an image has. The
+tables are also written as Markdown and LaTeX beside the JSON file, with a figure of quality against cost. What is done is kept: run it
+again to go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+
+from agents.agent import Agent, finish, observer_for
+from agents.opening import agent_folder, open_agent
+from experiments.cells import Cells
+from experiments.console import at_least, main
+from experiments.evaluate import trained_with
+from experiments.grids import Grid, write_grids
+from pool import Problem, connect
+from tir_env.drawing import save_figure
+from tir_env.images.sources import Part
+from tir_env.observations import Observer
+from tir_env.tools import Toolbox
+from tir_env.trajectory import STOP, Trajectory
+from tir_env.world import Pin, World
+
+Episode = dict[str, Any]
+NONE = "none"
+BY = {"calls": "Tool calls for one image", "seconds": "Seconds for one image"}
+
+
+@dataclass
+class Compare:
+    agents: tuple[str, ...] = ("random", "agenticir", "4kagent", "mair", "q-agent", "hybrid")
+    """Who takes part, by name or folder; no tool always does."""
+    bound: str = "oracle:psnr"
+    """The agent that is the end of the way on which shares are measured; empty: none."""
+    suites: tuple[str, ...] = ("mio100-a",)
+    """What spoils the images: suites by name, YAML files, or cases such as rain+haze."""
+    images: str = "skimage"
+    """Clean photographs: skimage, generated:COUNT, a folder, or several joined by commas."""
+    part: Part = "test"
+    """Which part of them; all for photographs that no training saw."""
+    toolbox: str = "pocket"
+    """The tools, for everybody."""
+    metrics: tuple[str, ...] = ("psnr", "ssim", "pocket-deqa", "piqe")
+    """Qualities to report; shares and figures are of the first one."""
+    horizon: int = 6
+    """Steps in an episode; a trained agent keeps the number that it was trained with."""
+    crop: int = 128
+    """Side of the crop, 0 for whole photographs."""
+    episodes: int = 24
+    """Starts of each suite, its cases in turns."""
+    pool: Literal["local", "ray"] = "local"
+    """Where the tools run: in this process, or in worker processes on Ray."""
+    seed: int = 0
+    """Decides photographs, crops, degradations and what is drawn at random."""
+    json: Path = Path("out/compare.json")
+    """Every episode of every agent; tables and figure lie beside it."""
+
+
+def compare(settings: Compare) -> None:
+    at_least(1, episodes=settings.episodes, agents=len(settings.agents), metrics=len(settings.metrics))
+    specs = list(dict.fromkeys((NONE, *settings.agents, *filter(None, [settings.bound]))))
+    names = named(specs)
+    told = asdict(settings) | {"json": "", "suites": ""}
+    cells = Cells(settings.json, told)
+    console = Console()
+    for suite in settings.suites:
+        cells.fill(suite, contest, suite, names, settings, console)
+    episodes: dict[str, list[Episode]] = {
+        name: [each for suite in settings.suites for each in cells.done[suite][name]] for name in names.values()
+    }
+    grids = [qualities(episodes, settings), costs(episodes, settings)]
+    grids += [by_count(episodes, what) for what in (settings.metrics[0], *BY)]
+    for grid in grids:
+        console.print(grid.terminal())
+    written = write_grids(grids, settings.json)
+    written.append(draw(episodes, settings))
+    console.print(f"wrote {settings.json}, {', '.join(path.name for path in written)}", soft_wrap=True)
+
+
+def named(specs: Sequence[str]) -> dict[str, str]:
+    """A trained agent is called as the folder of its run."""
+    names = {spec: "no tool" if spec == NONE else Path(spec).name if agent_folder(spec) else spec for spec in specs}
+    if len(set(names.values())) < len(names):
+        raise Problem("--agents", f"have the same name twice: {', '.join(names.values())}", "Rename a folder.")
+    return names
+
+
+@dataclass
+class Contestant:
+    """An agent, and a world of its own on a pool of its own."""
+
+    world: World
+    agent: Agent
+    observer: Observer
+
+    @classmethod
+    def enter(cls, stack: ExitStack, spec: str, suite: str, settings: Compare) -> Contestant:
+        trained = trained_with(spec)
+        world = world_of(suite, settings, stack, settings.metrics[:1], settings.horizon if trained is None else trained.horizon)
+        agent = open_agent(spec, world, settings.seed)
+        return cls(world, agent, observer_for(agent, world))
+
+    def restore(self, number: int, settings: Compare) -> tuple[Trajectory, float]:
+        """One start, and the seconds that its restoration took: without spoiling the image."""
+        [trajectory] = self.world.begin([self.world.draw(settings.seed, number, case_of(self.world, number))])
+        began = time.perf_counter()
+        finish(self.world, self.observer, self.agent, [trajectory])
+        return trajectory, time.perf_counter() - began
+
+
+def world_of(suite: str, settings: Compare, stack: ExitStack, metrics: Sequence[str], horizon: int) -> World:
+    toolbox = Toolbox.load(settings.toolbox).with_weights_only()
+    pool = stack.enter_context(connect(settings.pool))
+    reward = f"final:{metrics[0]}"
+    return World(settings.images, settings.part, suite, toolbox, reward, metrics, horizon, settings.crop, pool=pool)
+
+
+def case_of(world: World, number: int) -> Pin:
+    """All cases alike often."""
+    return Pin(case=number % len(world.suite))
+
+
+def contest(suite: str, names: dict[str, str], settings: Compare, console: Console) -> dict[str, list[Episode]]:
+    """Every start by every agent, in turns; who begins changes. One start before the others loads the models and does not count."""
+    done: dict[str, list[Episode]] = {name: [] for name in names.values()}
+    with ExitStack() as stack:
+        contestants = {names[spec]: Contestant.enter(stack, spec, suite, settings) for spec in names}
+        judge = world_of(suite, settings, stack, settings.metrics, settings.horizon)  # scores when the clock is stopped
+        for contestant in track(contestants.values(), "warming up", console=console, transient=True):
+            contestant.restore(settings.episodes, settings)
+        order = list(contestants)
+        for number in track(range(settings.episodes), suite, console=console, transient=True):
+            for name in [*order[number % len(order) :], *order[: number % len(order)]]:
+                done[name].append(episode_of(*contestants[name].restore(number, settings), judge))
+    return done
+
+
+def episode_of(trajectory: Trajectory, seconds: float, judge: World) -> Episode:
+    notes, pictures = [step.notes for step in trajectory.steps], (trajectory.input, trajectory.image)
+    before, after = (judge.enter(image, reference=trajectory.reference).quality for image in pictures if image is not None)
+    return {
+        "image": trajectory.start.image, "case": trajectory.start.case, "seed": trajectory.start.seed,
+        "degradations": len(trajectory.record), "tools": trajectory.tool_names,
+        "gain": {metric: score.value - before[metric].value for metric, score in after.items()},
+        "value": {metric: score.raw for metric, score in after.items()},
+        "calls": sum(n.get("tool_calls", int(s.tool != STOP)) for n, s in zip(notes, trajectory.steps, strict=True)),
+        "policy calls": sum(n.get("policy_calls", 1) for n in notes),
+        "remarks": [remark for n in notes for remark in n.get("remarks", [])],
+        "failures": [failure.message for failure in trajectory.failures],
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------------------
+
+
+def mean(episodes: Sequence[Episode], what: str) -> float:
+    """Of a gain by its metric's name, or of `calls`, `policy calls`, `seconds`."""
+    values = [each[what] if what in each else each["gain"][what] for each in episodes]
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def ranks(episodes: dict[str, list[Episode]], metrics: Sequence[str]) -> dict[str, float]:
+    """Of each agent the mean over metrics of its place by mean gain, 1 the best; the bound and no tool take part."""
+    places: dict[str, list[int]] = {name: [] for name in episodes}
+    for metric in metrics:
+        for place, name in enumerate(sorted(episodes, key=lambda name: -mean(episodes[name], metric))):
+            places[name].append(place + 1)
+    return {name: float(np.mean(each)) for name, each in places.items()}
+
+
+def qualities(episodes: dict[str, list[Episode]], settings: Compare) -> Grid:
+    count = len(next(iter(episodes.values())))
+    title = f"Mean gain over {count} images ± standard error ({', '.join(settings.suites)}), and mean rank over metrics"
+    grid, order = Grid(title, ["agent", *settings.metrics, "rank"]), ranks(episodes, settings.metrics)
+    for name, each in episodes.items():
+        grid.add(name, *(error_of([e["gain"][m] for e in each]) for m in settings.metrics), f"{order[name]:.1f}")
+    for column, metric in enumerate(settings.metrics, 1):
+        grid.mark(column, [np.nan if name == settings.bound else mean(each, metric) for name, each in episodes.items()])
+    return grid
+
+
+def costs(episodes: dict[str, list[Episode]], settings: Compare) -> Grid:
+    """What one image takes, and what it brings."""
+    first = settings.metrics[0]
+    bound = mean(episodes[settings.bound], first) if settings.bound else float("nan")
+    grid = Grid("What one image costs", ["agent", "tool calls", "policy calls", "seconds", f"{first}, share of the way"])
+    for name, each in episodes.items():
+        share = mean(each, first) / bound
+        cost = [f"{mean(each, what):.{digits}f}" for what, digits in (("calls", 1), ("policy calls", 1), ("seconds", 3))]
+        grid.add(name, *cost, f"{share:.0%}" if np.isfinite(share) else "")
+    return grid
+
+
+def error_of(values: Sequence[float]) -> str:
+    known = np.array([value for value in values if np.isfinite(value)] or [np.nan])
+    digits = 2 if abs(known.mean()) >= 1 else 3
+    return f"{known.mean():+.{digits}f} ±{known.std() / len(known) ** 0.5:.{digits}f}"
+
+
+def by_count(episodes: dict[str, list[Episode]], what: str) -> Grid:
+    counts = counts_in(episodes)
+    grid = Grid(f"{BY.get(what, f'Gain of {what}')}, by the number of degradations", ["agent", *map(str, counts)])
+    for name, each in episodes.items():
+        cells = [mean([e for e in each if e["degradations"] == count], what) for count in counts]
+        grid.add(name, *(f"{cell:.3f}" if what in BY else f"{cell:+.2f}" for cell in cells))
+    return grid
+
+
+def counts_in(episodes: dict[str, list[Episode]]) -> list[int]:
+    return sorted({each["degradations"] for agent in episodes.values() for each in agent})
+
+
+def draw(episodes: dict[str, list[Episode]], settings: Compare) -> Path:
+    """Quality against cost, and cost against the number of degradations (Restore-R1's figure 4)."""
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    metric, counts = settings.metrics[0], counts_in(episodes)
+    for number, (name, each) in enumerate(episodes.items()):
+        marker, colour = "osD^vP*Xh"[number % 9], f"C{number % 10}"
+        left.scatter(max(mean(each, "seconds"), 1e-3), mean(each, metric), marker=marker, color=colour, s=60, label=name)
+        spent = [mean([e for e in each if e["degradations"] == count], "seconds") for count in counts]
+        right.plot(counts, spent, marker=marker, color=colour, label=name)
+    left.set_xscale("log")
+    left.set_xlabel("seconds for one image")
+    left.set_ylabel(f"gain, {metric}")
+    left.set_title("Quality against cost", loc="left", fontsize=10)
+    right.set_yscale("log")
+    right.set_xticks(counts)
+    right.set_xlabel("degradations in the image")
+    right.set_ylabel("seconds for one image")
+    right.set_title("Cost against difficulty", loc="left", fontsize=10)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.2)
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return save_figure(figure, settings.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main(Compare, compare, __doc__)

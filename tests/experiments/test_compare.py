@@ -1,0 +1,67 @@
+"""Agents in turns on the pocket toolbox: what is kept, what is told, and that times and costs are each one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.compare import Compare, compare, named, ranks
+from pool import Problem
+
+SMALL = Compare(
+    agents=("random", "agenticir", "denoise/dct"),
+    suites=("noise+jpeg",),
+    metrics=("psnr", "piqe"),
+    horizon=2,
+    crop=32,
+    episodes=2,
+)
+
+
+def test_a_comparison_is_kept_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = replace(SMALL, json=tmp_path / "compare.json")
+    compare(settings)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("no tool", "random", "agenticir", "denoise/dct", "oracle:psnr"))
+    done = json.loads(settings.json.read_text())["noise+jpeg"]
+    assert {name: len(each) for name, each in done.items()} == dict.fromkeys(
+        ("no tool", "random", "agenticir", "denoise/dct", "oracle:psnr"), 2
+    )
+    starts = {name: [(e["image"], e["seed"]) for e in each] for name, each in done.items()}
+    assert len({str(each) for each in starts.values()}) == 1, "all have the same starts"
+    for fixed, oracle in zip(done["denoise/dct"], done["oracle:psnr"], strict=True):
+        assert oracle["gain"]["psnr"] >= max(0, fixed["gain"]["psnr"] - 1e-9), "it tries every tool first"
+        assert (fixed["calls"], fixed["degradations"]) == (1, 2)
+        assert oracle["calls"] > 20
+        assert oracle["seconds"] > fixed["seconds"] > 0
+    assert all(e["gain"] == {"psnr": 0.0, "piqe": 0.0} for e in done["no tool"])
+    for suffix in (".md", ".tex", ".png"):
+        assert settings.json.with_suffix(suffix).stat().st_size > 200
+    compare(replace(settings, suites=("noise+jpeg", "dark+noise+jpeg")))
+    grown = json.loads(settings.json.read_text())
+    assert grown["noise+jpeg"] == done, "what was done is not done again"
+    assert "| agent | 2 | 3 |" in settings.json.with_suffix(".md").read_text()
+    with pytest.raises(Problem, match="other settings"):
+        compare(replace(settings, crop=48))
+
+
+def test_names_are_short_and_differ(tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        (tmp_path / parent / "run" / "agent").mkdir(parents=True)
+        (tmp_path / parent / "run" / "agent" / "agent.json").write_text("{}")
+    assert named(["none", str(tmp_path / "a" / "run"), "agenticir:no-rollback"]) == {
+        "none": "no tool", str(tmp_path / "a" / "run"): "run", "agenticir:no-rollback": "agenticir:no-rollback",
+    }  # fmt: skip
+    with pytest.raises(Problem, match="same name twice"):
+        named([str(tmp_path / parent / "run") for parent in ("a", "b")])
+
+
+def test_ranks_are_means_over_metrics() -> None:
+    def episodes(**gains: float) -> list[dict[str, object]]:
+        return [{"gain": gains}]
+
+    found = ranks({"a": episodes(x=3, y=1), "b": episodes(x=2, y=3), "c": episodes(x=1, y=2)}, ["x", "y"])
+    assert found == {"a": 2.0, "b": 1.5, "c": 2.5}
