@@ -1,0 +1,225 @@
+"""Reward designs against each other: the same agent, seeds, images and budget, only the reward differs.
+
+    python experiments/compare_rewards.py --designs mar mar:no-mar sum gain:psnr --seeds 3
+    python experiments/compare_rewards.py --designs mar mymodule:MyReward --env tree:pocket --json rewards.json
+
+Every cell is a training by run.py, tested on held-out images. You see for each design the gain of every metric with a bootstrap
+interval over seeds; the area under its training curve; its worst drop during training; the share of seeds in which some metric ended
+worse than no tool leaves it (reward hacking); and how probable it is that a run with one design beats a run with another. Means are
+interquartile means, as rliable has them. Tables are also written as Markdown and LaTeX beside the JSON file, with a figure of the
+curves and of MAR's weights. What is done is kept: run it again to go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from scipy.stats import bootstrap, mannwhitneyu, trim_mean
+
+from experiments.cells import Cells, train_run
+from experiments.console import at_least, main
+from experiments.grids import Grid, write_grids
+from experiments.reporting import smooth
+from experiments.runs import RunFolder
+from rewards import make_reward
+from tir_env.drawing import save_figure
+
+Cell = dict[str, Any]  # of one training: {"gain": {metric: x}, "curve": {metric: [x]}, "weight": {metric: [x]}}
+WEIGHT = "reward_design/{}/weight"
+
+
+@dataclass
+class CompareRewards:
+    designs: tuple[str, ...] = (
+        "mar",
+        "mar:no-weights",
+        "mar:no-decouple",
+        "mar:no-mar",
+        "sum",
+        "gain:psnr",
+        "gain:pocket-deqa",
+    )
+    """Reward designs, in the words of run.py's --reward; your own as module:Class."""
+    agent: Literal["clip_mlp", "vlm"] = "clip_mlp"
+    """Who learns."""
+    algo: Literal["ppo", "grpo"] = "grpo"
+    """How; the vlm learns by grpo."""
+    env: str = ""
+    """Where: the real environment, or a tree as tree:PATH (seconds for a training)."""
+    seeds: int = 5
+    """Trainings with each design."""
+    metrics: tuple[str, ...] = ("psnr", "ssim", "pocket-deqa", "piqe")
+    """Qualities to judge by, whatever the designs reward."""
+    test_episodes: int = 96
+    """Held-out starts of each test."""
+    options: tuple[str, ...] = ()
+    """More options of run.py for all trainings, such as --iterations 24."""
+    json: Path = Path("out/rewards/rewards.json")
+    """All figures; the runs lie in the same folder."""
+
+
+def compare(settings: CompareRewards) -> None:
+    at_least(1, seeds=settings.seeds, designs=len(settings.designs), metrics=len(settings.metrics))
+    for design in settings.designs:
+        make_reward(design)  # a mistake shows before the first training
+    cells = Cells(settings.json, asdict(settings) | {"designs": "", "seeds": "", "json": ""})
+    for seed in range(settings.seeds):
+        for design in settings.designs:
+            cells.fill(f"{design} {seed}", trained, design, seed, settings)
+    found = {design: [cells.done[f"{design} {seed}"] for seed in range(settings.seeds)] for design in settings.designs}
+    grids = [gains(found, settings), dynamics(found, settings), improvement(found, settings)]
+    console = Console()
+    for grid in grids:
+        console.print(grid.terminal())
+    written = [*write_grids(grids, settings.json), draw(found, settings)]
+    console.print(f"wrote {settings.json}, {', '.join(path.name for path in written)}", soft_wrap=True)
+
+
+def trained(design: str, seed: int, settings: CompareRewards) -> Cell:
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in design)
+    where = ["--env", settings.env] if settings.env else []
+    folder = train_run(
+        settings.json.parent / "runs" / f"{plain}-{seed}", "--algo", settings.algo, "--policy", settings.agent, "--reward", design,
+        "--seed", seed, "--metrics", *settings.metrics, "--test-episodes", settings.test_episodes, *where, *settings.options,
+    )  # fmt: skip
+    return read(folder, settings.metrics)
+
+
+def read(folder: Path, metrics: Sequence[str]) -> Cell:
+    rows = RunFolder.open(folder).rows()
+    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))["rows"]
+    agent = next(iter(table.values()))  # the trained one comes first
+    return {
+        "gain": {metric: agent[f"{metric} gain"] for metric in metrics},
+        "curve": {metric: [row.get(f"gain/{metric}") for row in rows] for metric in metrics},
+        "weight": {m: [row[WEIGHT.format(m)] for row in rows] for m in metrics if rows and WEIGHT.format(m) in rows[-1]},
+    }
+
+
+# -- statistics --------------------------------------------------------------------------------------------------------------------
+
+
+def interquartile(values: Sequence[float]) -> float:
+    return float(trim_mean(np.asarray(values, float), 0.25))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % of the interquartile means of resampled seeds; of equal or single values just them."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(values[0]), float(values[-1])
+    found = bootstrap(
+        (np.asarray(values, float),), trim_mean_axis, method="percentile", n_resamples=2000, rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def trim_mean_axis(values: np.ndarray, axis: int = -1) -> Any:
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def curve_of(cell: Cell, metric: str) -> np.ndarray:
+    return smooth(np.array([np.nan if value is None else value for value in cell["curve"][metric]], float), span=5)
+
+
+def area(curve: np.ndarray) -> float:
+    """The mean height of a training curve."""
+    return float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
+
+
+def worst_drop(curve: np.ndarray) -> float:
+    """The most that a curve ever fell below what it had reached."""
+    known = curve[np.isfinite(curve)]
+    return float((np.maximum.accumulate(known) - known).max()) if len(known) else float("nan")
+
+
+def hacked(cell: Cell) -> bool:
+    """Some metric ended below what no tool leaves it at."""
+    return any(gain < 0 for gain in cell["gain"].values())
+
+
+def beats(ours: Sequence[Cell], theirs: Sequence[Cell], metrics: Sequence[str]) -> float:
+    """rliable's probability of improvement: that a run with one design gains more than a run with another, the mean over metrics."""
+    chances = []
+    for metric in metrics:
+        mine, yours = ([cell["gain"][metric] for cell in cells] for cells in (ours, theirs))
+        chances.append(mannwhitneyu(mine, yours).statistic / (len(mine) * len(yours)))
+    return float(np.mean(chances))
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------------------
+
+
+def gains(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
+    title = f"Gain on held-out images: interquartile mean of {settings.seeds} seeds [95 % interval]"
+    grid = Grid(title, ["design", *settings.metrics, "some metric fell"])
+    for design, cells in found.items():
+        grid.add(
+            design, *(told([c["gain"][m] for c in cells]) for m in settings.metrics), f"{np.mean([*map(hacked, cells)]):.0%}"
+        )
+    for column, metric in enumerate(settings.metrics, 1):
+        grid.mark(column, [interquartile([c["gain"][metric] for c in cells]) for cells in found.values()])
+    return grid
+
+
+def told(values: Sequence[float]) -> str:
+    middle, (low, high) = interquartile(values), interval(values)
+    digits = 2 if abs(middle) >= 1 else 3
+    return f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def dynamics(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
+    columns = [f"{metric}, {what}" for metric in settings.metrics for what in ("area", "drop")]
+    grid = Grid("During training: area under the curve of the gain, and its worst drop", ["design", *columns])
+    for design, cells in found.items():
+        cellular = []
+        for metric in settings.metrics:
+            curves = [curve_of(cell, metric) for cell in cells]
+            cellular += [f"{interquartile([*map(area, curves)]):+.3f}", f"{interquartile([*map(worst_drop, curves)]):.3f}"]
+        grid.add(design, *cellular)
+    return grid
+
+
+def improvement(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
+    grid = Grid("Probability that the design of the row beats that of the column, mean over metrics", ["design", *found])
+    for design, cells in found.items():
+        grid.add(design, *("" if o == design else f"{beats(cells, other, settings.metrics):.0%}" for o, other in found.items()))
+    return grid
+
+
+def draw(found: dict[str, list[Cell]], settings: CompareRewards) -> Path:
+    """Curves of the gains, the mean over seeds with their range, and the weights of the first design that has them."""
+    adaptive = next((design for design, cells in found.items() if cells[0]["weight"]), None)
+    count = len(settings.metrics) + (adaptive is not None)
+    figure = Figure(figsize=(4.2 * count, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis, metric in zip(axes, settings.metrics, strict=False):
+        for number, (design, cells) in enumerate(found.items()):
+            curves = np.stack([curve_of(cell, metric) for cell in cells])  # [seeds, iterations]
+            x = np.arange(1, curves.shape[1] + 1)
+            axis.plot(x, curves.mean(axis=0), color=f"C{number % 10}", label=design)
+            axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=f"C{number % 10}", alpha=0.12, linewidth=0)
+        axis.set_title(f"gain in training, {metric}", fontsize=10, loc="left")
+    axes[0].legend(fontsize=7, frameon=False)
+    if adaptive is not None:
+        for metric in found[adaptive][0]["weight"]:
+            weights = np.stack([cell["weight"][metric] for cell in found[adaptive]])
+            axes[-1].plot(np.arange(1, weights.shape[1] + 1), weights.mean(axis=0), label=metric)
+        axes[-1].set_title(f"weights, {adaptive}", fontsize=10, loc="left")
+        axes[-1].legend(fontsize=7, frameon=False)
+    for axis in axes:
+        axis.set_xlabel("iteration", fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    return save_figure(figure, settings.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main(CompareRewards, compare, __doc__)

@@ -1,0 +1,99 @@
+"""The statistics by hand, and what the tables say of trainings whose outcome is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import compare_rewards
+from experiments.compare_rewards import (
+    CompareRewards,
+    area,
+    beats,
+    compare,
+    hacked,
+    interquartile,
+    interval,
+    read,
+    told,
+    worst_drop,
+)  # fmt: skip
+from pool import Problem
+
+
+def cell(psnr: float, ssim: float = 0.1, curve: tuple[float | None, ...] = (0.0, 1.0)) -> dict[str, Any]:
+    weight = {"psnr": [0.5, 0.6], "ssim": [0.5, 0.4]}
+    return {"gain": {"psnr": psnr, "ssim": ssim}, "curve": {"psnr": list(curve), "ssim": [0.0, 0.1]}, "weight": weight}
+
+
+def test_a_drop_is_measured_from_what_was_reached() -> None:
+    assert worst_drop(np.array([0.0, 2.0, 1.5, 3.0, 1.0, 2.0])) == 2.0
+    assert worst_drop(np.array([0.0, 1.0, 2.0])) == 0.0
+    assert worst_drop(np.array([np.nan, 1.0, np.nan, 0.25])) == 0.75
+    assert np.isnan(worst_drop(np.array([np.nan])))
+    assert area(np.array([1.0, np.nan, 3.0])) == 2.0
+
+
+def test_one_design_beats_another_as_often_as_its_runs_are_better() -> None:
+    ours, theirs = [cell(1.0), cell(3.0)], [cell(2.0), cell(0.0)]
+    assert beats(ours, theirs, ["psnr"]) == 0.75
+    assert beats(ours, theirs, ["psnr", "ssim"]) == pytest.approx((0.75 + 0.5) / 2), "ties count half"
+    assert beats(ours, theirs, ["psnr"]) + beats(theirs, ours, ["psnr"]) == 1.0
+
+
+def test_a_run_that_ruined_a_metric_is_found() -> None:
+    assert not hacked(cell(1.0))
+    assert hacked(cell(1.0, -0.01))
+
+
+def test_intervals_hold_the_middle() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 100.0]
+    low, high = interval(values)
+    assert interquartile(values) == 3.0, "the outlier is trimmed"
+    assert 1.0 <= low < 3.0 < high <= 100.0
+    assert interval([2.0]) == (2.0, 2.0)
+    assert interval([2.0, 2.0]) == (2.0, 2.0)
+    assert told([2.0, 2.0]) == "+2.00 [+2.00, +2.00]"
+
+
+def test_the_tables_of_trainings_whose_outcome_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = {"mar": (2.0, 0.1), "gain:psnr": (3.0, -0.1)}
+    calls: list[tuple[str, int]] = []
+
+    def trained(design: str, seed: int, settings: CompareRewards) -> dict[str, Any]:
+        calls.append((design, seed))
+        return cell(outcomes[design][0] + seed, outcomes[design][1])
+
+    monkeypatch.setattr(compare_rewards, "trained", trained)
+    settings = CompareRewards(("mar", "gain:psnr"), seeds=2, metrics=("psnr", "ssim"), json=tmp_path / "rewards.json")
+    compare(settings)
+    assert calls == [("mar", 0), ("gain:psnr", 0), ("mar", 1), ("gain:psnr", 1)], "paired: all designs of a seed together"
+    text = settings.json.with_suffix(".md").read_text()
+    assert "| mar | +2.50 [+2.00, +3.00] | **+0.100 [+0.100, +0.100]** | 0% |" in text
+    assert "| gain:psnr | **+3.50 [+3.00, +4.00]** | -0.100 [-0.100, -0.100] | 100% |" in text
+    assert settings.json.with_suffix(".png").stat().st_size > 5000
+    compare(replace(settings, seeds=3))
+    assert len(calls) == 6, "what was done is not done again"
+    assert "mar" in capsys.readouterr().out
+
+
+def test_a_design_that_is_not_known_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="says too little"):
+        compare(CompareRewards(("mar", "gain"), json=tmp_path / "rewards.json"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_read(tmp_path: Path) -> None:
+    weights = [("reward_design/psnr/weight", 0.4), ("reward_design/psnr/weight", 0.6)]
+    rows = [{"iteration": 1, "gain/psnr": 0.5, **dict(weights[:1])}, {"iteration": 2, "gain/psnr": None, **dict(weights[1:])}]
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "table.json").write_text(json.dumps({"rows": {"ppo clip_mlp": {"psnr gain": 1.5}, "random": {"psnr gain": 0}}}))
+    assert read(tmp_path, ["psnr"]) == {"gain": {"psnr": 1.5}, "curve": {"psnr": [0.5, None]}, "weight": {"psnr": [0.4, 0.6]}}
