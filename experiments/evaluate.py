@@ -36,7 +36,8 @@ from tir_env.world import World
 @dataclass
 class Evaluate:
     agent: str
-    """The folder of a run, random, none, 4kagent, a tool such as denoise/drunet, or several in a row joined by +."""
+    """The folder of a run, random, none, oracle:psnr, agenticir, 4kagent, mair, q-agent, hybrid, zero-shot:endpoint:MODEL@URL, a tool
+    such as denoise/drunet, or several in a row joined by +."""
     suite: str = "mio100-a"
     """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
     images: str = "skimage"

@@ -35,7 +35,7 @@ class Restore:
     photo: Annotated[Path, tyro.conf.Positional]
     """A picture, or a folder of pictures."""
     agent: str
-    """The folder of a run, 4kagent, a tool such as denoise/drunet, or several in a row joined by +."""
+    """The folder of a run, a training-free agent such as agenticir, a tool such as denoise/drunet, or several in a row joined by +."""
     out: Path = Path("out/restored")
     """Where the results go: NAME.png and NAME-steps.png."""
     toolbox: str | None = None
