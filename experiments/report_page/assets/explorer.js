@@ -25,7 +25,8 @@ function explore() {
     list.fill(found, DATA.metrics.indexOf(wish.metric));
   }
 
-  form.addEventListener("input", filter);
+  form.addEventListener("change", filter);
+  field.text.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
   form.addEventListener("submit", (event) => event.preventDefault());
 

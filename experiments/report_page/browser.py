@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: screen sizes, light and dark, and whatever its console had to say."""
+"""A headless Chromium that looks at a page as a reader does: for the tests and for bench_report.py."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from pool import Problem
 
 WIDE, NARROW = (1400, 1000), (390, 844)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def found() -> tuple[str, str]:
-    """Chromium and its driver, or the test is skipped: a user's machine need not have them."""
+    """Chromium and its driver."""
     browser = next((path for name in NAMES if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
     if browser is None or driver is None:
-        pytest.skip("needs Chromium and chromedriver on PATH (Debian: apt-get install chromium chromium-driver)")
+        raise Problem("Chromium", "is not on PATH with its chromedriver", "Debian: apt-get install chromium chromium-driver.")
     return browser, driver
 
 
