@@ -170,8 +170,8 @@ def direction(value: float | None) -> str:
 
 
 def breakable(tool: str) -> Markup:
-    """A tool's name may break behind its task."""
-    return Markup("/<wbr>").join(tool.split("/"))
+    """A tool's name may break behind its task and between words."""
+    return Markup("/<wbr>").join(Markup("_<wbr>").join(part.split("_")) for part in tool.split("/"))
 
 
 def minutes(seconds: float) -> str:

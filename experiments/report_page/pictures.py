@@ -7,10 +7,11 @@ out as recorded: a report never shows pixels that are not those of the scores be
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,12 @@ def keep(folder: Path, trajectories: Sequence[Trajectory]) -> None:
     """Thumbnails of trajectories that have their images, into a run's folder."""
     for trajectory in trajectories:
         for digest, image in images_of(trajectory):
-            path = folder / THUMBNAILS / f"{digest}.webp"
-            if not path.exists():
-                write_aside(path, partial(_write, thumbnail(image)))
+            if not place(folder, digest).exists():
+                _write(place(folder, digest), thumbnail(image))
 
 
-def _write(picture: bytes, path: Path) -> None:
-    path.write_bytes(picture)
+def place(folder: Path, digest: str) -> Path:
+    return folder / THUMBNAILS / f"{digest}.webp"
 
 
 @dataclass
@@ -49,11 +49,7 @@ class Album:
 
     pictures: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def size(self) -> float:
-        """In the HTML file, in bytes."""
-        return sum(map(len, self.pictures.values())) * BASE64
+    size: float = 0.0  # in the HTML file, in bytes
 
 
 def gather(run: Run, limit: float) -> Album:
@@ -63,20 +59,18 @@ def gather(run: Run, limit: float) -> Album:
         if left_out:
             left_out += 1
             continue
-        missing = [d for d in digests_of(trajectory) if not (run.folder / THUMBNAILS / f"{d}.webp").is_file()]
-        if missing:
-            try:
-                keep(run.folder, [studio.with_images(trajectory)])
-            except Problem as problem:
-                reasons[str(problem)] += 1
-                continue
-        new = {
-            d: (run.folder / THUMBNAILS / f"{d}.webp").read_bytes() for d in digests_of(trajectory) if d not in album.pictures
-        }
-        if album.size + sum(map(len, new.values())) * BASE64 > limit:
+        try:
+            pictures = pictures_of(run.folder, trajectory, studio)
+        except Problem as problem:
+            reasons[str(problem)] += 1
+            continue
+        new = {digest: picture for digest, picture in pictures.items() if digest not in album.pictures}
+        size = sum(map(len, new.values())) * BASE64
+        if album.size + size > limit:
             left_out += 1
             continue
         album.pictures |= new
+        album.size += size
     studio.close()
     for reason, count in reasons.most_common(3):
         album.notes.append(f"{count} of {len(run.trajectories)} trajectories have no pictures: {reason}")
@@ -87,6 +81,18 @@ def gather(run: Run, limit: float) -> Album:
             f"the {WORST} worst of each metric, then in the order of play. Figures are shown of all. --megabytes changes it."
         )
     return album
+
+
+def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[str, bytes]:
+    """A trajectory's thumbnails: as they were kept, or made again, and then kept if the folder may be written to."""
+    kept = {d: place(folder, d).read_bytes() for d in digests_of(trajectory) if place(folder, d).is_file()}
+    if len(kept) == len(digests_of(trajectory)):
+        return kept
+    made = {digest: thumbnail(image) for digest, image in images_of(studio.with_images(trajectory))}
+    if os.access(folder, os.W_OK):
+        for digest, picture in made.items():
+            _write(place(folder, digest), picture)
+    return made
 
 
 class Studio:
@@ -151,6 +157,10 @@ def images_of(trajectory: Trajectory) -> Iterator[tuple[str, Image]]:
 def digests_of(trajectory: Trajectory) -> list[str]:
     known = [trajectory.input_digest, *(step.digest for step in trajectory.steps), trajectory.reference_digest]
     return list(dict.fromkeys(digest for digest in known if digest is not None))
+
+
+def _write(path: Path, picture: bytes) -> None:
+    write_aside(path, lambda aside: aside.write_bytes(picture))
 
 
 def thumbnail(image: Image) -> bytes:

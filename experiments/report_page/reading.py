@@ -135,10 +135,10 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Settings that are not the same in all runs, a value for each run."""
+    """Settings that all runs have but that are not the same, a value for each run."""
     flat = [run.flat() for run in runs]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    values = {key: [settings.get(key, "–") for settings in flat] for key in keys if key not in PLACES}
+    keys = [key for key in flat[0] if key not in PLACES and all(key in settings for settings in flat)]
+    values = {key: [settings[key] for settings in flat] for key in keys}
     return {key: several for key, several in values.items() if len(set(several)) > 1}
 
 

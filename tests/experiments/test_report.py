@@ -17,7 +17,7 @@ from experiments.report import write_report
 from experiments.report_page.charts import charts
 from experiments.report_page.explorer import explorer
 from experiments.report_page.page import figure, page, script_hash, signed
-from experiments.report_page.pictures import Album, gather, in_order, keep
+from experiments.report_page.pictures import Album, digests_of, gather, in_order, keep
 from experiments.report_page.reading import differing, names_of, read_run
 from experiments.report_page.usage import order, streams, tool_usage
 from experiments.run import Run
@@ -180,6 +180,15 @@ def test_pictures_that_were_not_kept_are_made_again(real: tuple[Path, list[Traje
     assert {path.stem: path.read_bytes() for path in (folder / "thumbnails").iterdir()} == kept, (
         "as run.py would have kept them"
     )
+
+
+def test_a_folder_that_may_not_be_written_to_is_left_alone(
+    real: tuple[Path, list[Trajectory]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, trajectories = real
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert len(gather(read_run(folder, "real"), 1e9).pictures) == len({d for t in trajectories for d in digests_of(t)})
+    assert not (folder / "thumbnails").exists()
 
 
 def test_pixels_that_do_not_come_out_as_recorded_are_not_shown(real: tuple[Path, list[Trajectory]]) -> None:

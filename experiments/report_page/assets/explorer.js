@@ -12,7 +12,7 @@ function explore() {
   options(field.tool, [any, ...of(DATA.trajectories.flatMap((t) => t.steps.map((step) => step.tool)))]);
   options(field.metric, DATA.metrics.map((metric) => [metric, metric]));
   options(field.show, [["all", "all"], ["failed", "with failures"], ["worse", "where the metric fell"], ["any", "where any metric fell"], ["better", "where the metric rose"]]);
-  options(field.order, [["played", "as played"], ["worst", "worst gain first"], ["best", "best gain first"]]);
+  options(field.order, [["played", "as played"], ["worst", "worst first"], ["best", "best first"]]);
   if (field.run) options(field.run, [any, ...DATA.runs.map((name, place) => [String(place), name])]);
 
   function filter() {

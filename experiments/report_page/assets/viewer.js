@@ -1,10 +1,12 @@
 // One trajectory: its states in a strip, two of them under a slider, scores, and what the policy said.
+const REDUCED = 256; // larger images are shown reduced to this
+
 class Viewer {
   constructor(box) {
     this.box = box;
     this.split = 50;
     this.before = "input";
-    this.smooth = false;
+    this.wished = null; // smooth or not, once the reader has said so
     this.t = null;
   }
 
@@ -21,6 +23,7 @@ class Viewer {
     this.states = [input, ...steps];
     if (t.reference !== null) this.states.push({ name: "reference", picture: t.reference, raw: [], gains: [], reference: true });
     this.at = steps.length;
+    this.smooth = this.wished ?? Math.max(...(t.size ?? [0])) > REDUCED; // every pixel is shown where there are all of them
     this.build();
   }
 
@@ -46,7 +49,7 @@ class Viewer {
     options(before, [["input", "input"], ["previous", "the step before"], ...(this.t.reference === null ? [] : [["reference", "reference"]])]);
     if (this.before === "reference" && this.t.reference === null) this.before = "input";
     before.value = this.before;
-    const smooth = el("input", { type: "checkbox", onchange: (event) => { this.smooth = event.target.checked; this.stage.classList.toggle("smooth", this.smooth); } });
+    const smooth = el("input", { type: "checkbox", onchange: (event) => { this.wished = this.smooth = event.target.checked; this.stage.classList.toggle("smooth", this.smooth); } });
     smooth.checked = this.smooth;
     this.after = el("b", {});
     return el("div", { class: "controls" }, el("label", {}, "left ", before), el("span", {}, "right ", this.after), el("label", { class: "check" }, smooth, " smooth"));
