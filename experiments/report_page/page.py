@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from experiments.report_page.charts import charts
 from experiments.report_page.explorer import explorer
-from experiments.report_page.pictures import gather
+from experiments.report_page.pictures import SIDE, gather
 from experiments.report_page.reading import PLACES, Run, differing
 from experiments.report_page.usage import HeatMap, order, streams, tool_usage
 
@@ -29,7 +29,7 @@ SCRIPTS = ("core.js", "charts.js", "tables.js", "list.js", "viewer.js", "explore
 def page(runs: Sequence[Run], megabytes: float) -> str:
     albums = [gather(run, megabytes * 1e6 / len(runs)) for run in runs]
     data = explorer(runs, albums)
-    data["digits"] = digits_of(runs, data["metrics"])
+    data |= {"digits": digits_of(runs, data["metrics"]), "side": SIDE}
     pictures = data.pop("pictures")
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     facts = {
@@ -37,6 +37,7 @@ def page(runs: Sequence[Run], megabytes: float) -> str:
         "runs": [Told(r, settings_of(r), times(r), [*r.notes, *a.notes]) for r, a in zip(runs, albums, strict=True)],
         "metrics": data["metrics"],
         "digits": data["digits"],
+        "side": SIDE,
         "differing": differing(runs),
         "charts": charts(runs),
         "rivals": rivals(runs),

@@ -25,7 +25,7 @@ from tir_env.images.operations import Image
 from tir_env.trajectory import GIVEN, Trajectory
 from tir_env.world import World
 
-SIDE = 256  # of a thumbnail, at most
+SIDE = 384  # of a thumbnail, at most
 QUALITY = 90
 WORST = 12  # trajectories of each metric whose pictures go first
 BASE64 = 4 / 3

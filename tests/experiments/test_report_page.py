@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from experiments.bench_report import Bench
+from experiments.bench_report import run as measure
 from experiments.report import write_report
 from experiments.report_page.browser import NARROW, WIDE, Browser, chromium
 from pool import Problem
@@ -207,3 +210,12 @@ def test_several_runs_stand_side_by_side(running: Browser, tmp_path: Path, page:
     assert "99" in running.text(".plain")
     assert len(running.all("svg.chart:first-of-type path.line")) >= 2
     shutil.rmtree(other)
+
+
+def test_bench_report_measures_in_the_browser(running: Browser, tmp_path: Path) -> None:
+    measure(Bench(trajectories=(3,), json=tmp_path / "report.json"))
+    figures = json.loads((tmp_path / "report.json").read_text())["3"]
+    assert 0.05 < figures["megabytes"] < 1
+    assert figures["load wide"] > 0
+    assert figures["sort"] > 0
+    assert figures["complaints"] == []

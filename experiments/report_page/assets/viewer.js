@@ -1,6 +1,4 @@
 // One trajectory: its states in a strip, two of them under a slider, scores, and what the policy said.
-const REDUCED = 256; // larger images are shown reduced to this
-
 class Viewer {
   constructor(box) {
     this.box = box;
@@ -23,7 +21,7 @@ class Viewer {
     this.states = [input, ...steps];
     if (t.reference !== null) this.states.push({ name: "reference", picture: t.reference, raw: [], gains: [], reference: true });
     this.at = steps.length;
-    this.smooth = this.wished ?? Math.max(...(t.size ?? [0])) > REDUCED; // every pixel is shown where there are all of them
+    this.smooth = this.wished ?? Math.max(...(t.size ?? [0])) > DATA.side; // every pixel is shown where there are all of them
     this.build();
   }
 
