@@ -88,19 +88,25 @@ def draw_extremes(trajectories: Sequence[Trajectory], metrics: Sequence[str], fo
         save_figure(trajectory.figure(metrics), folder / f"{name}.png")
 
 
-def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path:
-    """Reward, gains, entropy, length and failures against iterations; metrics have scales of their own, and so panels."""
-    panels = [("reward", ["reward"]), *((f"gain, {m}", [f"gain/{m}"]) for m in metrics), ("entropy of the policy", ["entropy"])]
-    panels += [("decisions, share of stops", ["length", "stops"]), ("distinct sequences", ["distinct_sequences"])]
+def panels(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """What is drawn of a training, a title and the log's keys for each: metrics have scales of their own, and so panels."""
+    found = [("reward", ["reward"]), *((f"gain, {m}", [f"gain/{m}"]) for m in metrics), ("entropy of the policy", ["entropy"])]
+    found += [("decisions, share of stops", ["length", "stops"]), ("distinct sequences", ["distinct_sequences"])]
     weights = sorted({key for row in rows for key in row if key.startswith("reward_design/") and key.endswith("/weight")})
-    panels.append(("weights of the reward", weights) if weights else ("failures", ["failures"]))
-    count = -(-len(panels) // COLUMNS)
+    found.append(("weights of the reward", weights) if weights else ("failures", ["failures"]))
+    return found
+
+
+def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path:
+    """`panels` against iterations."""
+    drawn = panels(rows, metrics)
+    count = -(-len(drawn) // COLUMNS)
     figure = Figure(figsize=(12, 3 * count), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, COLUMNS, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(drawn) :]:
         axis.set_axis_off()
-    for axis, (title, keys) in zip(axes.flat, panels, strict=False):
+    for axis, (title, keys) in zip(axes.flat, drawn, strict=False):
         for key in keys:
             known = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
             if not known:

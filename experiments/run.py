@@ -7,8 +7,8 @@
     python experiments/run.py --resume out/run                    go on with a run that was stopped or killed
 
 You see the reward and the gains rise, then a table on held-out images. Everything is in one folder: config, log, TensorBoard
-curves, checkpoints, the trained agent (for evaluate.py and restore.py), pictures of the curves and of the best, the median and the
-worst trajectory.
+curves, checkpoints, the trained agent (for evaluate.py and restore.py), pictures, and report.html with all of it: curves, tables, every
+step of every trajectory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,8 +33,10 @@ from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
 from experiments.console import at_least, main, write_json
 from experiments.presets import Preset, preset
+from experiments.report import write_report
+from experiments.report_page.pictures import keep
 from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table
-from experiments.runs import RunFolder, free_folder
+from experiments.runs import TABLE, TRAJECTORIES, RunFolder, free_folder
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
@@ -144,7 +147,7 @@ def run(settings: Run) -> None:
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
     console = Console()
-    began = time.perf_counter()
+    began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings)
     workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
@@ -157,7 +160,9 @@ def run(settings: Run) -> None:
         again = f"python experiments/run.py --resume {folder.path}"
         print(f"\nstopped; iteration {done} is saved. Go on: {again}", file=sys.stderr)
         sys.exit(130)
-    console.print(f"{time.perf_counter() - began:.0f} s in all. Look at {folder.path}/figures; then try:")
+    seconds = time.perf_counter() - began
+    folder.write_about(begun, seconds, resumed=settings.resume is not None)
+    console.print(f"{seconds:.0f} s in all. Look at {write_report((folder.path,))} in a browser; then try:", soft_wrap=True)
     console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
     console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
 
@@ -207,11 +212,12 @@ def compare(settings: Run, world: World, agents: dict[str, Agent], folder: RunFo
     for message, count in Counter(f.message for each in results.values() for t in each for f in t.failures).most_common(3):
         console.print(f"  {count} x {message}")
     cases = {name: by_case(results[name], settings.metrics) for name in (trained, singles[0])}
-    write_json(folder.path / "table.json", {"settings": asdict(settings), "rows": rows, "by case": cases})
+    write_json(folder.path / TABLE, {"settings": asdict(settings), "rows": rows, "by case": cases})
     draw_curves(folder.rows(), settings.metrics, folder.path / "figures" / "curves.png")
     draw_extremes(results[trained], settings.metrics, folder.path / "figures")
     for number, trajectory in enumerate(results[trained]):
-        trajectory.save(folder.path / "trajectories" / f"{number:04d}", images="reference")
+        trajectory.save(folder.path / TRAJECTORIES / f"{number:04d}", images="reference")
+    keep(folder.path, results[trained])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A run is one folder: config.json, log.jsonl, tensorboard/, checkpoints/, agent/, table.json, figures/, trajectories/.
+"""A run is one folder: config.json, log.jsonl, tensorboard/, checkpoints/, agent/, and at its end table.json, about.json, figures/,
+trajectories/, thumbnails/, report.html.
 
 A checkpoint that is there is whole, and the log never says more than can be gone on from: on opening, rows past the last checkpoint are
 cut off, because their iterations will come again (and come out the same).
@@ -7,10 +8,14 @@ cut off, because their iterations will come again (and come out the same).
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +25,8 @@ from pool import Problem
 from tir_env.files import write_aside
 
 CONFIG, LOG, CHECKPOINTS, OWNER = "config.json", "log.jsonl", "checkpoints", "owner"
+TABLE, ABOUT, TRAJECTORIES, THUMBNAILS, REPORT = "table.json", "about.json", "trajectories", "thumbnails", "report.html"
+PACKAGES = ("tir-env", "ray", "torch", "transformers", "open_clip_torch", "pyiqa", "numpy")
 KEEP = 2  # checkpoints
 
 Settings = TypeVar("Settings")
@@ -67,6 +74,18 @@ class RunFolder:
     def write_settings(self, settings: Any) -> None:
         text = json.dumps(asdict(settings), indent=1, default=str) + "\n"
         write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_about(self, begun: datetime, seconds: float, resumed: bool) -> None:
+        """When it ran, for how long (the last time, if it was resumed), on what, with which versions."""
+        machine = {
+            "cores": f"{os.cpu_count()} cores",
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": f"Python {platform.python_version()}",
+        }
+        versions = {name: version(name) for name in PACKAGES}
+        about = {"begun": begun.isoformat(timespec="seconds"), "seconds": seconds, "resumed": resumed}
+        text = json.dumps({**about, "machine": machine, "versions": versions}, indent=1) + "\n"
+        write_aside(self.path / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
 
     def settings(self, kind: type[Settings]) -> Settings:
         try:

@@ -20,9 +20,10 @@ from agents.clip_mlp.network import Actor, Shape
 from pool import Model, Problem
 from tir_env.files import write_aside
 from tir_env.tools import Toolbox
-from tir_env.trajectory import Trajectory
+from tir_env.trajectory import STOP, Trajectory
 
 JSON, WEIGHTS = "agent.json", "actor.safetensors"
+STATED = 5  # of the likeliest actions, in a step's notes
 
 
 class AgentError(Problem):
@@ -59,7 +60,10 @@ class EncoderSpec:
 
 
 class ClipMlpAgent:
-    """What PPO or GRPO trained. One policy execution a step, deterministic: no reflection, no rollback, no search."""
+    """What PPO or GRPO trained. One policy execution a step, deterministic: no reflection, no rollback, no search.
+
+    It notes how likely its best few actions were.
+    """
 
     temperature = 1.0  # of `sampling`
 
@@ -68,6 +72,7 @@ class ClipMlpAgent:
         self.encoder: Model | None = encoder
         self.name = "clip_mlp"
         self.rng: np.random.Generator | None = None
+        self.chances = np.zeros((0, len(self.tools) + 1), np.float32)  # of the last `act`
 
     def sampling(self, seed: int, temperature: float = 1.0) -> ClipMlpAgent:
         """The same agent, drawing its actions in place of taking the likeliest."""
@@ -76,11 +81,18 @@ class ClipMlpAgent:
         return drawing
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
-        chances = self.probabilities(observations)
+        chances = self.chances = self.probabilities(observations)
         if self.rng is None:
             return chances.argmax(axis=1)
         noise = self.rng.gumbel(size=chances.shape)
         return (np.log(chances + 1e-30) / self.temperature + noise).argmax(axis=1)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Of each row of the last `act` the likeliest actions by name, likeliest first."""
+        names = (*self.tools, STOP)
+        best = np.argsort(-self.chances, axis=1, kind="stable")[:, :STATED]
+        rows = zip(self.chances, best, strict=True)
+        return [{"probabilities": {names[i]: round(float(row[i]), 4) for i in order if row[i] > 0}} for row, order in rows]
 
     def probabilities(self, observations: Observations) -> np.ndarray:
         """[batch, tools + 1]"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -55,6 +56,15 @@ class VlmAgent:
             raise VlmError("a trajectory", "was begun by another agent", "Give it to the agent that began it.")
         if episodes:
             play(self.vlm, self.chat, world, episodes, 1, self.manner, self.seed, Clock())
+        for episode in episodes:
+            self._note(episode)
+
+    def _note(self, episode: Episode) -> None:
+        """In each step what was said since the one before: also what was wrong, and was answered in words."""
+        said = iter(episode.dialogue.pieces[::2])  # a turn, what it got to hear, a turn ...
+        for step in episode.trajectory.steps:
+            turns = itertools.islice(said, step.notes["policy_calls"])
+            step.notes["said"] = [self.chat.text_of(piece.ids) for piece in turns]
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
         """The next action of each: what was said so far is read anew. What is wrong counts as stop."""

@@ -16,6 +16,7 @@ from agents.opening import open_agent
 from pool import Problem
 from tests.agents.encoders import Statistics
 from tests.conftest import LARGER
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 SPEC = EncoderSpec("tests.agents.encoders:Statistics")
@@ -39,6 +40,19 @@ def test_it_is_deterministic_and_obeys_the_mask(agent: ClipMlpAgent, world: Worl
         agent.actor.layers[-1].bias[LARGER] = 1000.0
     for trajectory in play(world, observer_for(agent, world), agent, starts):
         assert trajectory.actions.count(LARGER) == 1
+
+
+def test_it_notes_how_likely_its_best_actions_were(agent: ClipMlpAgent, world: World, tmp_path: Path) -> None:
+    played = play(world, observer_for(agent, world), agent, [world.draw(0, k) for k in range(4)])
+    for trajectory in played:
+        for step in trajectory.steps:
+            noted = step.notes["probabilities"]
+            assert 1 <= len(noted) <= 5
+            assert next(iter(noted)) == step.tool, "the likeliest is done"
+            assert list(noted.values()) == sorted(noted.values(), reverse=True)
+            assert 0 < sum(noted.values()) <= 1.001
+    loaded = Trajectory.load(played[0].save(tmp_path / "t"))
+    assert loaded.steps[0].notes == played[0].steps[0].notes
 
 
 def test_saved_and_loaded_it_decides_alike(agent: ClipMlpAgent, world: World, tmp_path: Path) -> None:

@@ -107,6 +107,12 @@ def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
     assert list((folder / "tensorboard").glob("events.*"))
     assert list((folder / "wandb").glob("offline-run-*"))
     assert RunFolder(folder).settings(Run).suite == "dark"
+    assert json.loads((folder / "about.json").read_text())["seconds"] > 1
+    assert f"Look at {folder}/report.html" in said
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "What was run" in report
+    assert '"probabilities":[[' in report
+    assert len(list((folder / "thumbnails").iterdir())) >= 8
 
 
 def test_killed_at_a_random_moment_it_goes_on_as_if_nothing_had_happened(whole: tuple[Path, str], tmp_path: Path) -> None:

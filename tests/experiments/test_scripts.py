@@ -77,6 +77,9 @@ def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None
         ("show.py", "cases", "--out", "e.xyz"),
         ("show.py", "tools", "--image", "/none.png"),
         ("bench_tools.py", "--images", "/none"),
+        ("bench_report.py", "--trajectories", 0),
+        ("report.py", "/none"),
+        ("report.py",),
     ],
 )
 def test_more_mistakes(command: tuple[object, ...]) -> None:

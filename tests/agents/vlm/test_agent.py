@@ -64,6 +64,19 @@ def test_it_is_a_player_and_does_what_it_learnt(agent: VlmAgent, world: World) -
     assert [tuple(t.tool_names) for t in trajectories] == list(PLANS.values())
 
 
+def test_it_notes_what_it_said(agent: VlmAgent, world: World) -> None:
+    for trajectory in begun(world):
+        agent.finish(world, [trajectory])
+        assert trajectory.steps
+        for step in trajectory.steps:
+            said = step.notes["said"]
+            assert len(said) == step.notes["policy_calls"]
+            if step.tool != "stop":
+                task, _, model = step.tool.partition("/")
+                assert f'"{task}"' in said[-1]
+                assert f'"{model}"' in said[-1]
+
+
 def test_act_agrees_with_finish(agent: VlmAgent, world: World) -> None:
     expected = plays(agent, world, begun(world))
     assert acts(agent, world, begun(world)) == expected

@@ -1,0 +1,156 @@
+"""What a run folder holds, read for the report: settings, circumstances, log, table, trajectories.
+
+What is missing is told, not guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder
+from pool import Problem
+from tir_env.trajectory import Trajectory, TrajectoryError
+
+OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
+PLACES = ("out", "resume")  # settings that say nothing of what was computed
+
+
+@dataclass
+class Run:
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+    about: dict[str, Any]
+    rows: list[Row]
+    table: dict[str, dict[str, Any]]
+    cases: dict[str, dict[str, dict[str, Any]]]  # by policy, by case
+    trajectories: list[Trajectory] = field(repr=False)
+    notes: list[str]  # what a reader must know is missing
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of the table first, then whatever else the trajectories know."""
+        known = [m for t in self.trajectories for m in t.quality]
+        return list(dict.fromkeys([*self.settings.get("metrics", ()), *known]))
+
+    @property
+    def trained(self) -> str:
+        return next(iter(self.table), "")
+
+    @property
+    def best_single(self) -> str:
+        """The single tool that run.py found best; `by case` holds the trained policy and it."""
+        return next((name for name in self.cases if name != self.trained), "")
+
+    def flat(self) -> dict[str, str]:
+        """Its settings as text, nested ones as `light.lr`; without those of the policy that did not learn."""
+        unread = OF_OTHERS.get(str(self.settings.get("policy")), "")
+        out: dict[str, str] = {}
+        for key, value in self.settings.items():
+            if key == unread:
+                continue
+            if isinstance(value, dict):
+                out |= {f"{key}.{k}": told(v) for k, v in value.items()}
+            else:
+                out[key] = told(value)
+        return out
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time went: training by kind of work where the log says so, the comparison at the end, and the rest."""
+        spent: dict[str, float] = {}
+        for row in self.rows:
+            parts = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
+            whole = row.get("seconds", 0.0)
+            if not parts:
+                parts = {"imitation" if "sft/loss" in row else "training": whole}
+            elif whole > sum(parts.values()):
+                parts["other training"] = whole - sum(parts.values())
+            for kind, value in parts.items():
+                spent[kind] = spent.get(kind, 0.0) + value
+        per_image = [row["seconds per image"] for row in self.table.values() if "seconds per image" in row]
+        if per_image:
+            spent["held-out comparison"] = sum(per_image) * int(self.settings.get("test_episodes", 0))
+        rest = float(self.about.get("seconds", 0.0)) - sum(spent.values())
+        if rest > 0 and not self.about.get("resumed"):
+            spent["starting, drawing, saving"] = rest
+        return {kind: value for kind, value in spent.items() if value > 0}
+
+
+def read_run(path: Path, name: str) -> Run:
+    """A folder that run.py made, finished or not."""
+    folder = RunFolder.open(path)
+    notes: list[str] = []
+    settings = _json(path / CONFIG)
+    table = _json(path / TABLE) if (path / TABLE).is_file() else {}
+    about = _json(path / ABOUT) if (path / ABOUT).is_file() else {}
+    if not table:
+        notes.append("There is no table: the run has not come to its end.")
+    if not about:
+        notes.append("Versions and date were not noted: the run has not come to its end, or an older version made it.")
+    trajectories, broken = _trajectories(path / TRAJECTORIES)
+    if table and not trajectories:
+        notes.append("No trajectories were saved.")
+    notes += broken
+    return Run(name, path, settings, about, folder.rows(), table.get("rows", {}), table.get("by case", {}), trajectories, notes)
+
+
+def _trajectories(folder: Path) -> tuple[list[Trajectory], list[str]]:
+    """All that can be read, and a line for what cannot."""
+    found, broken = [], []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        try:
+            found.append(Trajectory.load(path))
+        except TrajectoryError as error:
+            broken.append(str(error))
+    told_of = [f"{len(broken)} trajectories cannot be read. The first: {broken[0]}"] if broken else []
+    return found, told_of
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem(
+            path, f"is no JSON file ({error})", "It was cut short or changed by hand: restore it, or delete it."
+        ) from error
+    if not isinstance(data, dict):
+        raise Problem(path, "holds no settings and no figures", "Was it changed by hand? Restore it, or delete it.")
+    return data
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Short names that differ: the last part of each path, or as much of it as is needed."""
+    parts = [path.resolve().parts for path in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Settings that all runs have but that are not the same, a value for each run."""
+    flat = [run.flat() for run in runs]
+    keys = [key for key in flat[0] if key not in PLACES and all(key in settings for settings in flat)]
+    values = {key: [settings[key] for settings in flat] for key in keys}
+    return {key: several for key, several in values.items() if len(set(several)) > 1}
+
+
+def told(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return (
+        {True: "yes", False: "no"}[value]
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
