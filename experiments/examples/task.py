@@ -46,7 +46,7 @@ class Glance(Model):
 def settings(part: Part) -> dict[str, Any]:
     """For `gymnasium.make(ID, **settings("train"))` and `gymnasium.make_vec`. No photograph is in two parts."""
     return {
-        "images": "skimage,generated:100", "part": part, "suite": Suite("four", [Case.parse(case) for case in CASES]),
+        "images": "skimage,generated:100", "part": part, "suite": Suite("four", tuple(Case.parse(case) for case in CASES)),
         "toolbox": Toolbox.load("pocket").subset(TOOLS), "reward": "gain:psnr", "horizon": HORIZON, "crop": 64,
         "encoder": Glance(), "info_trajectory": False,
     }  # fmt: skip

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.core.columns import Columns
 
@@ -75,7 +77,7 @@ def configure(example: Example) -> DQNConfig:
         num_env_runners=0,
         num_envs_per_env_runner=example.envs,
         gym_env_vectorize_mode="vector_entry_point",  # the environment's own
-        env_to_module_connector=lambda env, spaces, device: FlattenObservations(),
+        env_to_module_connector=flattened,
         rollout_fragment_length=4,
     )
     config.training(
@@ -89,9 +91,14 @@ def configure(example: Example) -> DQNConfig:
     return config
 
 
+def flattened(*_: Any) -> ConnectorV2:
+    return FlattenObservations()
+
+
 def greedy(algorithm: Algorithm) -> Callable[[Observations], np.ndarray]:
     """The action of the highest Q-value."""
     module = algorithm.get_module()
+    assert module is not None, "there is one once the algorithm is built"
 
     def act(observations: Observations) -> np.ndarray:
         with torch.no_grad():
