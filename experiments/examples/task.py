@@ -1,7 +1,8 @@
 """The small task that the examples learn: which of four damages is it, and which of four quick tools mends it?
 
 It is the environment as it stands, with settings that make it quick, and an encoder of its own as anybody may bring one: ten numbers.
-The four tools do harm where they do not belong. A policy that always stops gains 0 dB; a random one loses about as often as it gains.
+The four tools do harm where they do not belong. On the held-out starts a random policy gains +0.5 dB, the best single tool for all
++2.4, the right one for each damage +7.3.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ class Gain(NamedTuple):
     episodes: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ± {self.error:.2f} dB over {self.episodes} held-out images"
+        return f"{self.mean:+.2f} ± {self.error:.2f} dB over {self.episodes} held-out starts"
 
 
 def held_out(act: Callable[[Observations], np.ndarray], episodes: int = 128, seed: int = 1000) -> Gain:
-    """What a policy gains on photographs that training never saw, the same ones for every policy with the same seed."""
+    """What a policy gains on photographs that training never saw; the same starts for every policy with the same seed."""
     envs = gymnasium.make_vec(ID, num_envs=episodes, lockstep=True, **settings("test"))
     observations, _ = envs.reset(seed=seed)
     gains = np.zeros(episodes)

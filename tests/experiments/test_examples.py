@@ -38,7 +38,7 @@ def test_an_example_runs(name: str, options: tuple[object, ...], tmp_path: Path)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("before: ")
     assert lines[-1].startswith("after: ")
-    assert "dB over 4 held-out images" in lines[-1]
+    assert "dB over 4 held-out starts" in lines[-1]
     check_figures(tmp_path / "f.json")
 
 

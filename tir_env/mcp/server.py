@@ -29,20 +29,22 @@ class RestorationServer(MCPServer[Any]):
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
-            problem = problem_of(error)
+            problem = problem_of(error, {tool.name: tool.input_schema for tool in await self.list_tools()}.get(name, {}))
             if problem is None:
                 raise  # an unknown tool, or a crash: the SDK logs it and tells the client no more than that
             parts = {"type": type(problem).__name__, "thing": problem.thing, "reason": problem.reason, "remedy": problem.remedy}
             return CallToolResult(content=[TextContent(text=str(problem))], structured_content={"error": parts}, is_error=True)
 
 
-def problem_of(error: ToolError) -> Problem | None:
-    """What a person or an assistant can put right, if that is what went wrong."""
+def problem_of(error: ToolError, schema: dict[str, Any]) -> Problem | None:
+    """What a person or an assistant can put right, if that is what went wrong. `schema`: of the tool's arguments."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         first = cause.errors()[0]
         reason = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
-        return Problem(f"argument {first['loc'][0]}", reason, "See the tool's input schema.")
+        name = str(first["loc"][0])
+        meant = schema.get("properties", {}).get(name, {}).get("description", "see the tool's input schema")
+        return Problem(f"argument {name}", reason, f"Meant is: {meant}.")
     return cause if isinstance(cause, Problem) else None
 
 

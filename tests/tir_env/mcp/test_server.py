@@ -95,7 +95,7 @@ def test_every_mistake_is_told_in_words(service: Service, pictures: Path) -> Non
         ("apply_tools", {"image": "photo.png", "tools": ["denoise/nan"]}, "ModelRaised", "not finite"),
         ("apply_tools", {"image": "larger.png", "tools": ["super_resolve/larger"]}, "PictureError", "would have 640x480 pixels"),
         ("apply_tools", {"image": "photo.png", "tools": one, "save_as": "photo.png"}, "PictureError", "is there already"),
-        ("apply_tools", {"image": 7, "tools": one}, "Problem", "argument image: "),
+        ("apply_tools", {"image": 7, "tools": one}, "Problem", "Meant is: A path inside the served folder"),
         ("apply_tools", {"image": "photo.png"}, "Problem", "argument tools: field required"),
         ("score_image", {"image": "photo.png", "metrics": ["psnr"]}, "Problem", "compares with a reference, and got none"),
         ("score_image", {"image": "photo.png", "metrics": ["chat:x"]}, "Problem", "is not served here. Known: piqe, psnr, ssim"),
