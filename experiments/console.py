@@ -19,18 +19,22 @@ Settings = TypeVar("Settings")
 
 
 def main(
-    settings: type[Settings] | Callable[[list[str]], Settings], run: Callable[[Settings], None], about: str | None = None
+    settings: type[Settings] | Callable[[list[str]], Settings],
+    run: Callable[[Settings], int | None],
+    about: str | None = None,
 ) -> None:
     """Parse the command line into `settings` and run. `TIR_DEBUG=1` shows the traceback of a user's mistake, too.
 
-    A script whose defaults depend on the command line gives a function of its arguments in place of a dataclass.
+    A script whose defaults depend on the command line gives a function of its arguments in place of a dataclass. What `run` returns
+    is the exit status.
     """
     try:
         if inspect.isfunction(settings):
             chosen = settings(sys.argv[1:])
         else:
             chosen = tyro.cli(settings, description=about)
-        run(chosen)
+        if status := run(chosen):
+            sys.exit(status)
     except Problem as problem:
         if os.environ.get("TIR_DEBUG"):
             raise

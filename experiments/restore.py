@@ -9,6 +9,7 @@ needed; the scores in the figure are no-reference ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,14 +20,15 @@ from rich.progress import track
 
 from agents.agent import finish, observer_for
 from agents.opening import open_agent
-from experiments.console import main
+from experiments.console import at_least, main
 from experiments.evaluate import trained_with
 from experiments.run import Run
-from pool import connect
+from pool import Pool, connect
 from tir_env.drawing import save_figure
-from tir_env.images import write_image
+from tir_env.images import Image, write_image
 from tir_env.images.sources import folder as pictures_in
 from tir_env.tools import Toolbox
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 
@@ -48,22 +50,37 @@ class Restore:
     """Where the tools run: in this process, or in worker processes on Ray."""
 
 
+class Restorer:
+    """An agent by name, ready for pictures as they are: the plug-in of `tir_env.mcp`, too."""
+
+    def __init__(
+        self, agent: str, toolbox: str | None, horizon: int | None, pool: Pool, metrics: Sequence[str] = ("piqe",)
+    ) -> None:
+        known = trained_with(agent) or Run()
+        self.toolbox = Toolbox.load(toolbox or known.toolbox).with_weights_only()
+        steps = known.horizon if horizon is None else horizon
+        self.world = World("generated:1", "all", "as-is", self.toolbox, f"final:{metrics[0]}", metrics, steps, 0, pool=pool)
+        self.agent = open_agent(agent, self.world)
+        self.observer = observer_for(self.agent, self.world)
+        self.name = self.agent.name
+
+    def restore(self, image: Image, name: str = "photo") -> Trajectory:
+        trajectory = self.world.enter(image, name)
+        finish(self.world, self.observer, self.agent, [trajectory])
+        return trajectory
+
+
 def restore(settings: Restore) -> None:
-    known = trained_with(settings.agent) or Run()
-    toolbox = Toolbox.load(settings.toolbox or known.toolbox).with_weights_only()
-    horizon = known.horizon if settings.horizon is None else settings.horizon
+    at_least(1, metrics=len(settings.metrics))
     photos = pictures_in(settings.photo)
     settings.out.mkdir(parents=True, exist_ok=True)
     console = Console()
     for problem in photos.problems:
         console.print(f"left out {problem}")
     with connect(settings.pool) as pool:
-        world = World(photos, "all", "as-is", toolbox, f"final:{settings.metrics[0]}", settings.metrics, horizon, 0, pool=pool)
-        agent = open_agent(settings.agent, world)
-        observer = observer_for(agent, world)
+        restorer = Restorer(settings.agent, settings.toolbox, settings.horizon, pool, settings.metrics)
         for photo in track(photos, "restoring", console=console, transient=True, disable=not console.is_terminal):
-            trajectory = world.enter(photo.image, photo.name)
-            finish(world, observer, agent, [trajectory])
+            trajectory = restorer.restore(photo.image, photo.name)
             name = Path(photo.name).with_suffix("").as_posix().replace("/", "-")
             write_image(settings.out / f"{name}.png", trajectory.image)
             save_figure(trajectory.figure(settings.metrics), settings.out / f"{name}-steps.png")

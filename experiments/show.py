@@ -143,7 +143,10 @@ def finish(tiles: list[tuple[Image, str, str, bool]], out: Path, columns: int) -
     print(f"wrote {out}: {len(tiles)} pictures")
 
 
-def run(settings: Cases | Extremes | Tools) -> None:
+Sheet = Cases | Extremes | Tools
+
+
+def run(settings: Sheet) -> None:
     at_least(0, seed=settings.seed)
     if isinstance(settings, Cases):
         cases(settings)
@@ -154,4 +157,4 @@ def run(settings: Cases | Extremes | Tools) -> None:
 
 
 if __name__ == "__main__":
-    main(Cases | Extremes | Tools, run, __doc__)  # type: ignore[arg-type]
+    main(Sheet, run, __doc__)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 import gymnasium
 
+__version__ = "0.1.0"  # setup.cfg reads it
+
 gymnasium.register(
     "tir_env/Restoration-v0",
     entry_point="tir_env.env:RestorationEnv",
