@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from agents.agent import Observations
-from pool import Call, Model, Problem
+from pool import Model, Problem
 from rewards import open_metric
-from tir_env.images.operations import Image, resize_like
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
@@ -51,32 +50,21 @@ class GreedyOracle:
     encoder: Model | None = None
 
     def __init__(self, world: World, metric: str = "psnr") -> None:
-        self.world, self.metric = world, open_metric(metric)
-        if not self.metric.needs_reference:
-            raise Problem(f"oracle:{metric}", "needs no reference, so anybody may read it", "Use psnr or ssim.")
+        self.world, self.metric = world, reference_metric(metric)
         self.name = f"oracle:{metric}"
-        world.pool.add(self.metric)
         self._notes: list[dict[str, int]] = []
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
-        masks = [self.world.mask(trajectory)[:-1] for trajectory in trajectories]
-        tried = [(row, int(action)) for row, mask in enumerate(masks) for action in np.flatnonzero(mask)]
-        calls = [Call(self.world.toolbox[action].name, trajectories[row].image) for row, action in tried]
-        made = [(key, o.value) for key, o in zip(tried, self.world.pool.run(calls), strict=True) if o.ok]
-        stop = self.world.stop
-        candidates = [((row, stop), trajectory.image) for row, trajectory in enumerate(trajectories)] + made
-        asked = [Call(self.metric.name, _pair(image, trajectories[row].reference)) for (row, _), image in candidates]
-        values = np.full((len(trajectories), stop + 1), -np.inf)
-        for (key, _), outcome in zip(candidates, self.world.pool.run(asked), strict=True):
-            values[key] = outcome.value.value if outcome.ok else -np.inf
-        self._notes = [{"policy_calls": 0, "tool_calls": int(mask.sum())} for mask in masks]
+        values = self.world.peek(trajectories, self.metric)  # [batch, tools + 1]
+        self._notes = [{"policy_calls": 0, "tool_calls": int(self.world.mask(t)[:-1].sum())} for t in trajectories]
         best = values.argmax(axis=1)
-        return np.where(values[np.arange(len(values)), best] > values[:, stop], best, stop)
+        return np.where(values[np.arange(len(values)), best] > values[:, -1], best, self.world.stop)
 
     def notes(self) -> Sequence[dict[str, Any]]:
         return self._notes
 
 
-def _pair(image: Image, reference: Image | None) -> tuple[Image, Image | None]:
-    """As the world compares them: an image of another size is resized to the reference."""
-    return (image if reference is None else resize_like(image, reference)), reference
+def reference_metric(metric: str) -> str:
+    if not open_metric(metric).needs_reference:
+        raise Problem(f"oracle:{metric}", "needs no reference, so anybody may read it", "Use psnr or ssim.")
+    return metric
