@@ -114,7 +114,8 @@ def grow_all(settings: Grow, parts: Path, pool: Pool, console: Console) -> list[
                 world, began = worlds[part], time.perf_counter()
                 told = {"images": settings.images, "suite": settings.suite, "toolbox": settings.toolbox}
                 ground = ground_of(world, settings.depth, encoder, **told)
-                grow(world, start, ground, encoder, part, settings.precision).save(path)
+                [trajectory] = world.begin([start])
+                grow(world, trajectory, ground, encoder, part, settings.precision).save(path)
                 done += 1
                 show({"iteration": done, "states": sum(map(len, trees)), "seconds": time.perf_counter() - began})
             trees.append(Tree.load(path))

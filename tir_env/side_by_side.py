@@ -23,8 +23,8 @@ class SideBySide(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     reward 0.
 
     **Groups.** With `group=g`, here or as a reset option (which stays in force), every g neighbours have the same start, now and at
-    each of their later episodes: the k-th episode of all members after a reset is the same image, spoilt alike (in the real world it is made and scored
-    once). What a reset pins stays pinned, too, until the next reset.
+    each of their later episodes: the k-th episode of all members after a reset is the same image, spoilt alike. What a reset pins
+    stays pinned, too, until the next reset.
 
     **Lockstep.** With `lockstep=True` every episode takes exactly `horizon` steps: one that has ended idles (its action is ignored,
     its reward is 0, `info["idle"]` is True) until all end together. So `horizon` steps are one whole episode of each, groups stay

@@ -290,12 +290,13 @@ class World:
         for (image, reference), metrics in zip(pairs, wanted, strict=True):
             fitted = resize_like(image, reference) if reference is not None and metrics else image
             for m in metrics:
-                scorer = self._scorer(m)
+                scorer = self.scorer(m)
                 calls.append(Call(scorer.name, (fitted, reference) if scorer.needs_reference else (image, None)))
         outcomes = iter(self.pool.run(calls) if calls else [])
         return [{m: _score_of(next(outcomes)) for m in metrics} for metrics in wanted]
 
-    def _scorer(self, metric: str) -> Scorer:
+    def scorer(self, metric: str) -> Scorer:
+        """A metric that can be called, whether episodes are scored by it or not."""
         if metric not in self._scorers:
             self._scorers[metric] = open_metric(metric)
             self.pool.add(self._scorers[metric])

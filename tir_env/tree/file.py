@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +137,39 @@ class Tree:
         """Why this metric has no value there."""
         [number] = self.unscored[(self.unscored[:, 0] == state) & (self.unscored[:, 1] == self.column(metric)), 2].tolist()
         return self.failures[number]
+
+    def ways(self, state: int, depth: int) -> dict[int, list[int]]:
+        """Every state that at most `depth` tools lead to, with the shortest way there; the nearest first."""
+        found: dict[int, list[int]] = {state: []}
+        level = [state]
+        for _ in range(depth):
+            following = []
+            for place in level:
+                for action, child in enumerate(self.children[place].tolist()):
+                    if child >= 0 and child not in found:
+                        found[child] = [*found[place], action]
+                        following.append(child)
+            level = following
+        return found
+
+    def best(self, states: Sequence[int], metric: str) -> int:
+        """The first of the best."""
+        values = self.values[states, self.column(metric)]
+        return states[int(np.nan_to_num(values, nan=-np.inf).argmax())]
+
+    @cached_property
+    def tried(self) -> NDArray[np.int64]:
+        """[states]: how many tools were run on each."""
+        return np.asarray(((self.children >= 0) | (self.children < REFUSED)).sum(axis=1))
+
+    def after_all(self, state: int, depth: int) -> NDArray[np.int64]:
+        """Where every sequence of `depth` actions ends, in the order of counting; an action that fails or stops leaves the image."""
+        count = self.children.shape[1] + 1
+        states = np.array([state])
+        for _ in range(depth):
+            children = np.pad(self.children[states], ((0, 0), (0, 1)), constant_values=REFUSED)
+            states = np.where(children < 0, states[:, None], children).reshape(len(states) * count)
+        return states
 
     def states_of(self, start: int) -> slice:
         """Where its states lie."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from pool import Call, Model
 from rewards import Score
 from tir_env.images.operations import Image, digest
-from tir_env.trajectory import Failure, Start, Trajectory
+from tir_env.trajectory import Failure, Trajectory
 from tir_env.tree.file import (
     REFUSED,
     UNKNOWN,
@@ -32,30 +31,42 @@ from tir_env.world import World
 AT_ONCE = 256  # calls in flight together: enough to keep workers busy, and few enough for their images to fit anywhere
 
 
-def ground_of(world: World, depth: int, encoder: Model | None = None, **told: Any) -> Ground:
-    """`told` are the names by which the world was opened: images, suite, toolbox and haze, if they are not its own."""
+def ground_of(
+    world: World, depth: int, encoder: Model | None = None, metrics: Sequence[str] | None = None, **told: str
+) -> Ground:
+    """`metrics` are the world's if none are given; `told` are the names by which images, suite and toolbox were opened."""
     if depth < 1:
         raise TreeError("depth", f"must be at least 1, not {depth}", "Give the longest sequence of tools.")
     names = {"images": world.images.name, "suite": world.suite.name, "toolbox": world.toolbox.name, "haze": "synthetic", **told}
+    wanted = list(world.metrics) if metrics is None else metrics
     return Ground(
         **names,
         crop=world.crop,
         depth=depth,
         tools=[ToolRecord(name=tool.name, scale=tool.scale) for tool in world.toolbox],
-        metrics=[MetricRecord(name=name, needs_reference=metric.needs_reference) for name, metric in world.metrics.items()],
+        metrics=[MetricRecord(name=name, needs_reference=world.scorer(name).needs_reference) for name in wanted],
         encoder=EncoderRecord(name=encoder.name if encoder else "", dim=int(getattr(encoder, "dim", 0))),
     )
 
 
 def grow(
-    world: World, start: Start, ground: Ground, encoder: Model | None = None, part: str = "all", precision: str = "float16"
+    world: World,
+    trajectory: Trajectory,
+    ground: Ground,
+    encoder: Model | None = None,
+    part: str = "all",
+    precision: str = "float16",
 ) -> Tree:
-    """The tree of one start. Features are kept in this precision."""
-    encoder = world.encoder_for(encoder)
-    [trajectory] = world.begin([start])
-    crown = Crown(world, trajectory, list(world.metrics), encoder, precision)
-    crown.admit([trajectory.image])
-    level = [(0, trajectory.image)]
+    """The tree of one start, given as a trajectory that has just begun. Features are kept in this precision."""
+    if trajectory.input is None:
+        raise TreeError(trajectory.start.image, "has no pixels to grow from", "Begin it in the real world.")
+    crown = Crown(world, trajectory, [metric.name for metric in ground.metrics], world.encoder_for(encoder), precision)
+    crown.admit([trajectory.input])
+    if crown.unscored:
+        raise TreeError(
+            f"the start {trajectory.start.image!r}", f"cannot be scored: {crown.failures[0].message}", "Leave it out."
+        )
+    level = [(0, trajectory.input)]
     for depth in range(1, ground.depth + 1):
         level = crown.sprout(level, keep=depth < ground.depth)
     return crown.tree(ground, part)

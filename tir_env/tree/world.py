@@ -70,6 +70,7 @@ class TreeWorld(World):
             if name not in known:
                 raise TreeError(f"metric {name!r}", "is not in this tree", suggest(name, known))
         self.metrics: dict[str, Any] = {name: known[name] for name in dict.fromkeys((*self.reward.metrics, *metrics))}
+        self._scorers = dict(known)
         self.mine = np.array(self.tree.part(part))  # numbers of the starts
         self._numbers = {self.tree.starts[number].start: number for number in self.mine.tolist()}
         starts = list(self._numbers)

@@ -44,4 +44,5 @@ def grown(world: World, starts: list[Start], encoder: Model | None = None, depth
     encoder = encoder or Mean()
     ground = ground_of(world, depth, encoder)
     parts = ["train" if number % 2 == 0 else "test" for number in range(len(starts))]
-    return Tree.joined([grow(world, s, ground, encoder, part, "float32") for s, part in zip(starts, parts, strict=True)])
+    begun = zip(world.begin(starts), parts, strict=True)
+    return Tree.joined([grow(world, trajectory, ground, encoder, part, "float32") for trajectory, part in begun])

@@ -11,8 +11,8 @@ from rewards import Quality, RewardDesign
 from tests.conftest import Mean
 from tests.tir_env.tree.forest import REWARDS, break_metric, grown, real_world, starts_of
 from tir_env.observations import Observer
-from tir_env.tree import RestorationTree, RestorationTreeVector, Tree, TreeWorld
 from tir_env.trajectory import Start
+from tir_env.tree import RestorationTree, RestorationTreeVector, Tree, TreeWorld
 from tir_env.vector import RestorationVectorEnv
 from tir_env.world import World
 
