@@ -41,9 +41,9 @@ class Grow:
     """The file to write, such as tree.safetensors."""
     depth: int = 3
     """The longest sequence of tools."""
-    train: int = 6
+    train: int = 5
     """Starts of each case on photographs of the train part."""
-    test: int = 3
+    test: int = 2
     """Starts of each case on photographs of the test part."""
     images: str = "skimage,generated:16"
     """Clean photographs: skimage, generated:COUNT, a folder, or several joined by commas."""
