@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from tir_env.files import write_aside
 from tir_env.trajectory import Failure, Start
 from tir_env.yaml_files import suggest
 
-VERSION = 1
+VERSION: Literal[1] = 1
 KEY = "tir_env.tree"  # of the JSON record in the file
 SHIPPED = Path(__file__).parent / "pocket.safetensors"
 
@@ -171,14 +171,9 @@ class Tree:
             states = np.where(children < 0, states[:, None], children).reshape(len(states) * count)
         return states
 
-    def states_of(self, start: int) -> slice:
-        """Where its states lie."""
-        roots = [each.root for each in self.starts] + [len(self)]
-        return slice(roots[start], roots[start + 1])
-
     def save(self, path: Path) -> Path:
         """All or nothing."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "digests": self.digests, "sizes": self.sizes, "features": self.features, "children": self.children,
             "unscored": self.unscored,
         }  # fmt: skip
@@ -249,17 +244,6 @@ class Tree:
             held = sorted({each.part for each in self.starts})
             raise TreeError(f"part {part!r}", "is not in this tree", f"It holds {', '.join(held)}; all takes every start.")
         return mine
-
-    def only(self, start: int) -> Tree:
-        """The tree of one start."""
-        mine = self.states_of(start)
-        kept = self.children[mine]
-        rows = self.unscored[(self.unscored[:, 0] >= mine.start) & (self.unscored[:, 0] < mine.stop)] - [mine.start, 0, 0]
-        return replace(
-            self, starts=[self.starts[start].model_copy(update={"root": 0})], digests=self.digests[mine], sizes=self.sizes[mine],
-            values=self.values[mine], raws=self.raws[mine], features=self.features[mine],
-            children=np.where(kept >= 0, kept - mine.start, kept).astype(np.int32), unscored=rows.astype(np.int32),
-        )  # fmt: skip
 
 
 def read_record(said: str, place: Path) -> TreeRecord:

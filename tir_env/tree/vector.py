@@ -206,7 +206,7 @@ class Tables:
         self._refusals = len(tree.failures)
         reward = [tree.column(metric) for metric in world.reward.metrics]
         self.rewarded = np.isin(self.columns, reward)  # [metrics of the world]
-        self.judged = ~np.isnan(tree.values[:, reward]).any(axis=1)  # [states]
+        self.judged = np.asarray(~np.isnan(tree.values[:, reward]).any(axis=1))  # [states]
         self.unscored, self.unrewarded = (first_failures(tree, columns) for columns in (self.columns, reward))
         self._paid: dict[int, float] = {}
         self._judge: Any = None

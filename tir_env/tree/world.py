@@ -16,7 +16,7 @@ from tir_env.images.operations import Image
 from tir_env.images.sources import Images, Photo
 from tir_env.tools import Tool, Toolbox
 from tir_env.trajectory import Failure, Start, Trajectory
-from tir_env.tree.file import REFUSED, Tree, TreeError
+from tir_env.tree.file import REFUSED, ToolRecord, Tree, TreeError
 from tir_env.world import FREE, Pin, World
 from tir_env.yaml_files import suggest
 
@@ -77,8 +77,7 @@ class TreeWorld(World):
         self.suite = Suite(ground.suite, tuple(Case(name, ()) for name in dict.fromkeys(start.case for start in starts)))
         name = starts[0].images if len({start.images for start in starts}) == 1 else ground.images
         self.images = Images(name, [Photo(image, _no_pixels) for image in dict.fromkeys(start.image for start in starts)])
-        tools = [Tool(*tool.name.split("/", 1), NoEngine(), scale=tool.scale) for tool in ground.tools]
-        self.toolbox = Toolbox(ground.toolbox, tools)
+        self.toolbox = Toolbox(ground.toolbox, [_kept_tool(tool) for tool in ground.tools])
         self.encoder = Kept(ground.encoder.name, dim=ground.encoder.dim)
         self.crop, self.starts = ground.crop, 0
         self.pool, self.owns_pool = connect("local"), True
@@ -203,6 +202,11 @@ class TreeWorld(World):
             return real.remake(trajectory)
         finally:
             real.close()
+
+
+def _kept_tool(known: ToolRecord) -> Tool:
+    task, _, model = known.name.partition("/")
+    return Tool(task, model, NoEngine(), scale=known.scale)
 
 
 def splitmix(streams: NDArray[np.int64], episodes: NDArray[np.int64]) -> NDArray[np.uint64]:

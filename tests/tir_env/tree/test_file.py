@@ -39,10 +39,15 @@ def test_what_one_start_leads_to(tree: Tree) -> None:
     assert tree.failure(int(children[FAILS])).kind == "ModelRaised"
     assert tree.children[children[LARGER], LARGER] == REFUSED
     assert tree.children[children[LARGER], DARKER] > 0
-    alone = tree.only(1)
-    np.testing.assert_array_equal(alone.values, tree.values[tree.starts[1].root :])
-    again = Tree.joined([tree.only(0), alone])
-    np.testing.assert_array_equal(again.children, tree.children)
+
+
+def test_joined_trees_keep_their_own(tree: Tree) -> None:
+    world = real_world()
+    alone = grown(world, starts_of(world, 2)[1:], Mean(), depth=2)
+    root = tree.starts[1].root
+    np.testing.assert_array_equal(alone.values, tree.values[root:])
+    children = tree.children[root:]
+    np.testing.assert_array_equal(np.where(children >= 0, children - root, children), alone.children)
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.9])
