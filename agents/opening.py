@@ -1,4 +1,5 @@
-"""An agent by name: `random`, `none`, `oracle:psnr`, a training-free one, a tool, several tools in a row, or the folder of a run."""
+"""An agent by name: `random`, `none`, `oracle:psnr` (greedy), `oracle:psnr:3` (exhaustive), a training-free one, a tool, several tools
+in a row, or the folder of a run."""
 
 from __future__ import annotations
 
@@ -7,15 +8,15 @@ from pathlib import Path
 
 from agents.agent import Agent
 from agents.clip_mlp.agent import JSON, ClipMlpAgent
-from agents.training_free.bounds import FixedAgent, GreedyOracle, RandomAgent
+from agents.training_free.bounds import ExhaustiveOracle, FixedAgent, GreedyOracle, RandomAgent
 from agents.training_free.specs import open_searcher
 from pool import Problem
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
 FORMS = (
-    "random, none, oracle:psnr, agenticir, 4kagent, mair, q-agent, hybrid, zero-shot:endpoint:MODEL@URL, a tool such as denoise/dct, "
-    "several as denoise/dct+dejpeg/dct, or the folder of a run"
+    "random, none, oracle:psnr, oracle:psnr:3, agenticir, 4kagent, mair, q-agent, hybrid, zero-shot:endpoint:MODEL@URL, "
+    "a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
 )
 
 
@@ -25,7 +26,7 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
     if spec == "none":
         return FixedAgent([], world.stop, "no tool")
     if spec.startswith("oracle:"):
-        return GreedyOracle(world, spec.removeprefix("oracle:"))
+        return open_oracle(spec, world)
     if (searcher := open_searcher(spec, world, seed)) is not None:
         return searcher
     if (folder := agent_folder(spec)) is not None:
@@ -44,6 +45,16 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
     if len(tools) > world.horizon:
         raise Problem(f"agent {spec!r}", f"has {len(tools)} tools for {world.horizon} decisions", "Raise --horizon.")
     return FixedAgent([world.toolbox.index(tool) for tool in tools], world.stop, spec)
+
+
+def open_oracle(spec: str, world: World) -> Agent:
+    """`oracle:METRIC` is greedy; `oracle:METRIC:DEPTH` runs every sequence, `oracle:METRIC:DEPTH:FOLDER` keeps what it found."""
+    metric, *rest = spec.removeprefix("oracle:").split(":", 2)
+    if not rest:
+        return GreedyOracle(world, metric)
+    if not rest[0].isdecimal():
+        raise Problem(f"agent {spec!r}", f"has no depth {rest[0]!r}", "Write oracle:psnr:3, or oracle:psnr for the greedy one.")
+    return ExhaustiveOracle(world, metric, int(rest[0]), Path(rest[1]) if rest[1:] else None)
 
 
 def kind_of(folder: Path) -> str:

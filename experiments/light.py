@@ -33,7 +33,7 @@ class LightWorkplace(Workplace):
     def algorithm(self, pool: dict[str, Any] | None = None) -> LightPPO:
         """RLlib's, its environments on this workplace's pool unless another is described."""
         settings = self.settings
-        environment = {**self.world_settings("train"), "encoder": self.encoder.open(), "pool": pool or self.pool_options}
+        environment = self.environment(pool)
         kind: type[LightPPO] = LightPPO
         if settings.algo == "grpo":
             kind = LightGRPO
@@ -45,6 +45,10 @@ class LightWorkplace(Workplace):
         algorithm = config.build_algo()
         assert isinstance(algorithm, LightPPO)
         return algorithm
+
+    def environment(self, pool: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What its environments are made from."""
+        return {**self.world_settings("train"), "encoder": self.encoder.open(), "pool": pool or self.pool_options}
 
     def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
         settings = self.settings

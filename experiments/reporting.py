@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,20 @@ def narrow(metric: str) -> str:
     return metric.replace("-", "-\n")
 
 
-def draw_extremes(trajectories: Sequence[Trajectory], metrics: Sequence[str], folder: Path) -> None:
-    """Best, median and worst by the first metric: a reward that adapts means little where it has not learnt its scales."""
+def draw_extremes(
+    trajectories: Sequence[Trajectory],
+    metrics: Sequence[str],
+    folder: Path,
+    remake: Callable[[Trajectory], Trajectory] | None = None,
+) -> None:
+    """Best, median and worst by the first metric: a reward that adapts means little where it has not learnt its scales.
+
+    `remake` makes those again that have no images.
+    """
     order = sorted(trajectories, key=lambda t: t.gains().get(metrics[0], -np.inf))
     for name, trajectory in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
-        save_figure(trajectory.figure(metrics), folder / f"{name}.png")
+        whole = remake(trajectory) if remake and trajectory.pixels is None else trajectory
+        save_figure(whole.figure(metrics), folder / f"{name}.png")
 
 
 def panels(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -4,6 +4,7 @@
     python experiments/run.py --algo grpo                         the vision-language agent: demonstrations, SFT, GRPO
     python experiments/run.py --algo grpo --policy clip_mlp       the light agent by GRPO
     python experiments/run.py --algo ppo --reward mar             against another reward
+    python experiments/run.py --env tree:pocket                   on a tree of all states: no tool runs, a minute (grow_tree.py)
     python experiments/run.py --resume out/run                    go on with a run that was stopped or killed
 
 You see the reward and the gains rise, then a table on held-out images. Everything is in one folder: config, log, TensorBoard
@@ -37,6 +38,7 @@ from experiments.report import write_report
 from experiments.report_page.pictures import keep
 from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table
 from experiments.runs import TABLE, TRAJECTORIES, RunFolder, free_folder
+from pool import Problem
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
@@ -53,6 +55,8 @@ class Run:
     """How the policy learns."""
     policy: Literal["clip_mlp", "vlm"] | None = None
     """Who learns; not given: ppo trains clip_mlp, grpo the vlm."""
+    env: str = ""
+    """tree:PATH learns from what grow_tree.py wrote (tree:pocket ships): its tools, cases and photographs in place of yours."""
     preset: Preset = "pocket"
     """The values of all options that are not given: pocket (a laptop, minutes) or paper (Restore-R1's, TIR-Agent's)."""
     reward: str = LIGHT["reward"]
@@ -144,6 +148,10 @@ def run(settings: Run) -> None:
     at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
     policy = settings.policy or policy_for(settings.algo)
     settings = replace(settings, policy=policy)
+    if settings.env:
+        from experiments.on_tree import with_tree
+
+        settings = with_tree(settings)
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
     console = Console()
@@ -173,6 +181,10 @@ def workplace_for(settings: Run) -> Workplace:
         from experiments.vlm import VlmWorkplace
 
         return VlmWorkplace(settings)
+    if settings.env:
+        from experiments.on_tree import TreeWorkplace
+
+        return TreeWorkplace(settings)
     from experiments.light import LightWorkplace
 
     return LightWorkplace(settings)
@@ -214,7 +226,10 @@ def compare(settings: Run, world: World, agents: dict[str, Agent], folder: RunFo
     cases = {name: by_case(results[name], settings.metrics) for name in (trained, singles[0])}
     write_json(folder.path / TABLE, {"settings": asdict(settings), "rows": rows, "by case": cases})
     draw_curves(folder.rows(), settings.metrics, folder.path / "figures" / "curves.png")
-    draw_extremes(results[trained], settings.metrics, folder.path / "figures")
+    try:
+        draw_extremes(results[trained], settings.metrics, folder.path / "figures", world.remake)
+    except Problem as problem:  # of a tree whose photographs or tools are elsewhere
+        console.print(f"no pictures of trajectories: {problem}", soft_wrap=True)
     for number, trajectory in enumerate(results[trained]):
         trajectory.save(folder.path / TRAJECTORIES / f"{number:04d}", images="reference")
     keep(folder.path, results[trained])

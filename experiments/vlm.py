@@ -33,7 +33,7 @@ from experiments.tracking import display, gains, trackers
 from experiments.workplace import Workplace
 from pool import Problem, connect
 from rewards import make_reward
-from tir_env.vector import stream_of
+from tir_env.side_by_side import stream_of
 from tir_env.world import World
 
 if TYPE_CHECKING:

@@ -31,13 +31,18 @@ class Workplace(ABC):
 
     def __init__(self, settings: Run) -> None:
         self.settings = settings
-        self.toolbox = Toolbox.load(settings.toolbox).with_weights_only()
-        World(**self.world_settings("train"), pool="local").close()
-        World(**self.world_settings("test"), pool="local").close()
+        self.toolbox = self.find()
         self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which other processes find the same workers
         self.pool_options: dict[str, Any] = {"kind": "local"}
         self.pool: Pool | None = None
         self._ours = False
+
+    def find(self) -> Toolbox:
+        """The tools, after a look at whether both worlds can be had."""
+        self.toolbox = Toolbox.load(self.settings.toolbox).with_weights_only()
+        World(**self.world_settings("train"), pool="local").close()
+        World(**self.world_settings("test"), pool="local").close()
+        return self.toolbox
 
     def __enter__(self: Self) -> Self:
         quiet()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from pool import Call, Model, Problem
+from pool import Model, Problem
 from tir_env.images.operations import fit
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
@@ -22,11 +22,11 @@ class Observer:
     def __init__(self, world: World, canvas: int = 128, encoder: Model | None = None) -> None:
         if canvas != int(canvas) or canvas < 8:
             raise Problem("canvas", f"must be a whole number of pixels from 8, not {canvas}", "Correct it.")
-        self.world, self.canvas, self.encoder = world, int(canvas), encoder
+        self.world, self.canvas, self.encoder = world, int(canvas), world.encoder_for(encoder)
         tools = len(world.toolbox)
-        if encoder is not None:
-            world.pool.add(encoder)
-            seen = {"features": spaces.Box(-np.inf, np.inf, (int(getattr(encoder, "dim")),), np.float32)}  # noqa: B009
+        if self.encoder is not None:
+            dim = int(getattr(self.encoder, "dim"))  # noqa: B009
+            seen = {"features": spaces.Box(-np.inf, np.inf, (dim,), np.float32)}
         else:
             seen = {"image": spaces.Box(0, 255, (canvas, canvas, 3), np.uint8)}
         self.space: spaces.Dict = spaces.Dict(
@@ -51,7 +51,7 @@ class Observer:
             row[list(trajectory.used)] = 1
         return {
             **self._seen(trajectories),
-            "size": np.array([t.image.shape[:2] for t in trajectories], np.float32) / SIDE,
+            "size": np.array([self.world.size(t) for t in trajectories], np.float32) / SIDE,
             "used": used,
             "steps_left": np.array([[self.world.horizon - len(t.steps)] for t in trajectories], np.float32),
             "mask": np.stack([self.world.mask(t) for t in trajectories]),
@@ -60,9 +60,7 @@ class Observer:
     def _seen(self, trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
         if self.encoder is None:
             return {"image": np.stack([fit(t.image, self.canvas) for t in trajectories])}
-        outcomes = self.world.pool.run([Call(self.encoder.name, t.image) for t in trajectories])
-        # Without features no policy can act: an encoder that fails ends the run, unlike a tool that fails.
-        return {"features": np.stack([outcome.unwrap() for outcome in outcomes]).astype(np.float32)}
+        return {"features": self.world.features(self.encoder, trajectories)}
 
 
 def facts(trajectory: Trajectory, *, live: bool) -> dict[str, Any]:

@@ -96,12 +96,17 @@ class Trajectory:
     @property
     def image(self) -> Image:
         """The current image at its true size."""
-        image = self.steps[-1].image if self.steps else self.input
+        image = self.pixels
         if image is None:
             raise TrajectoryError(
                 self.start.image, "was loaded without its images", "World.remake(trajectory) makes them again."
             )
         return image
+
+    @property
+    def pixels(self) -> Image | None:
+        """The current image, or None if it is a trajectory without its images."""
+        return self.steps[-1].image if self.steps else self.input
 
     @property
     def current_digest(self) -> str:

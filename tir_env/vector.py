@@ -7,39 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
-from pool import Model, Problem
-from tir_env.env import make_world, pin_from
+from pool import Model
+from tir_env.env import make_world
 from tir_env.observations import Observer, facts
+from tir_env.side_by_side import SideBySide
 from tir_env.trajectory import Start, Trajectory
-from tir_env.world import FREE, World
+from tir_env.world import World
 
 
-class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
+class RestorationVectorEnv(SideBySide):
     """`num_envs` episodes side by side; `RestorationEnv` says what each does.
 
-    **Autoreset** is NEXT_STEP: the step after an episode's end ignores that environment's action and begins its next episode, with
-    reward 0.
-
-    **Groups.** With `group=g`, here or as a reset option (which stays in force), every g neighbours have the same start, now and at
-    each of their later episodes: the k-th episode of all members after a reset is the same image, spoilt alike (it is made and scored
-    once). What a reset pins stays pinned, too, until the next reset.
-
-    **Lockstep.** With `lockstep=True` every episode takes exactly `horizon` steps: one that has ended idles (its action is ignored,
-    its reward is 0, `info["idle"]` is True) until all end together. So `horizon` steps are one whole episode of each, groups stay
-    level, and with `seek` the k-th round of a training is the same whoever plays it and whenever.
-
-    **Seeds.** `reset(seed=s)`: environment i draws as a single one reset with s + i would; with groups, group j as s + j.
-
-    **Infos** are Gymnasium's: {"key": array, "_key": which environments have it}.
+    Autoreset, groups, lockstep, seeds and infos are those of `SideBySide`; members of a group are made and scored once.
     """
 
     # Also before __init__ is through: Gymnasium closes what it deletes.
     _owns_world = False
     _ahead: ThreadPoolExecutor | None = None
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
         self,
@@ -55,78 +40,19 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
         world: World | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(num_envs, int) or num_envs < 1:
-            raise Problem("num_envs", f"must be a whole number from 1, not {num_envs!r}", "Correct it.")
-        if render_mode is not None:
-            raise Problem(
-                f"render_mode {render_mode!r}", "is not for many at once", "Draw trajectories: envs.trajectories[i].figure()."
-            )
-        self.num_envs, self.lockstep = num_envs, lockstep
-        self.group = self._checked_group(group)
         self.world = world or make_world(settings)
         self._owns_world = world is None
-        self.observer = Observer(self.world, canvas, encoder)
-        self.single_observation_space, self.single_action_space = self.observer.space, self.observer.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.render_mode, self.on_episode, self.info_trajectory = None, on_episode, info_trajectory
-        self._streams = np.random.default_rng().integers(2**62, size=num_envs)
-        self._episodes = np.full(num_envs, -1)
-        self._clock = 0  # steps since the last common start
-        self._pin = FREE
+        super().__init__(num_envs, Observer(self.world, canvas, encoder), group, lockstep, render_mode)
+        self.on_episode, self.info_trajectory = on_episode, info_trajectory
         self.trajectories: list[Trajectory] = []
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        options = dict(options or {})
-        self._pin = pin_from(options, also=("group", "reset_mask"))
-        if options.get("reset_mask") is not None:
-            raise Problem("reset_mask", "is for environments without autoreset", "This one resets finished episodes by itself.")
-        group = self._checked_group(options.get("group", self.group))
-        self._seed_streams(seed, group)
-        self._episodes += 1
-        self._clock = 0
+        self._begin(seed, options)
         self.trajectories = self.world.begin([self._draw(i) for i in range(self.num_envs)])
         self._look_ahead(range(self.num_envs))
         return self.observer.observe_batch(self.trajectories), self._infos()
-
-    def seek(self, seed: int, episode: int = 0) -> None:
-        """The next reset (without a seed of its own) or autoreset begins the `episode`-th episodes after `reset(seed=seed)`."""
-        if episode < 0:
-            raise Problem("episode", f"must not be negative, and is {episode}", "Use 0, 1, 2 ...")
-        self._seed_streams(seed, self.group)
-        self._episodes[:] = episode - 1
-
-    def _checked_group(self, group: Any) -> int:
-        if not isinstance(group, int | np.integer) or group < 1 or self.num_envs % group:
-            raise Problem(
-                f"group {group}", f"does not divide the {self.num_envs} environments", "Choose a divisor of num_envs."
-            )
-        return int(group)
-
-    def _seed_streams(self, seed: int | Sequence[int | None] | None, group: int) -> None:
-        """One stream of starts for each environment, the same for all members of a group. Without a seed the streams go on."""
-        if seed is None and group != self.group:
-            # Other groups than before, and no seed: everything follows from where the first stream stands.
-            seed = int(np.random.SeedSequence([self._streams[0], self._episodes[0] + 1]).generate_state(1)[0])
-        self.group = group
-        if seed is not None:
-            seeds = [seed + i // group for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
-            if len(seeds) != self.num_envs:
-                reason = f"holds {len(seeds)} seeds for {self.num_envs} environments"
-                raise Problem("seed", reason, "Give one each, or a single number.")
-            if any(seeds[i] != seeds[i - i % group] for i in range(self.num_envs)):
-                raise Problem(
-                    "seed", "differs between members of a group", "Give all members of a group the same, or a single number."
-                )
-            for i, each in enumerate(seeds):
-                if each is not None:
-                    self._streams[i], self._episodes[i] = stream_of(int(each)), -1
-        # Some members may have played more episodes than others: all go on from the furthest.
-        leaders = np.arange(self.num_envs) // group * group
-        self._streams = self._streams[leaders]
-        self._episodes = self._episodes.reshape(-1, group).max(axis=1).repeat(group)
 
     def _draw(self, i: int) -> Start:
         return self.world.draw(int(self._streams[i]), int(self._episodes[i]), self._pin)
@@ -140,17 +66,11 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             self._ahead.submit(self.world.draw, stream, episode, self._pin)
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        if not self.trajectories:
-            raise Problem("step", "the episodes were never begun", "Call reset() first.")
-        actions = np.asarray(actions)
-        whole = actions.shape == (self.num_envs,) and np.issubdtype(actions.dtype, np.integer)
-        if not whole or not ((actions >= 0) & (actions <= self.world.stop)).all():
-            reason = f"must be {self.num_envs} whole numbers from 0 to {self.world.stop}, not {actions}"
-            raise Problem("actions", reason, "Correct them.")
+        actions = self._checked(actions, begun=bool(self.trajectories))
         going = [i for i, t in enumerate(self.trajectories) if not t.ended]
         over = self._over()
         rewards = np.zeros(self.num_envs)
-        self._clock = 0 if over and self.lockstep else self._clock + 1
+        self._tick(bool(over))
         if going:
             rewards[going] = self.world.step([self.trajectories[i] for i in going], [int(actions[i]) for i in going])
         if over:
@@ -170,9 +90,7 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
 
     def _over(self) -> list[int]:
         """Whose episode has ended, as far as the caller knows."""
-        if self.lockstep and self._clock < self.world.horizon:
-            return []
-        return [i for i, t in enumerate(self.trajectories) if t.ended]
+        return [i for i, t in enumerate(self.trajectories) if t.ended] if self._ends else []
 
     def _infos(self, idle: Collection[int] = ()) -> dict[str, Any]:
         infos: dict[str, Any] = {}
@@ -186,10 +104,3 @@ class RestorationVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarr
             self._ahead.shutdown(cancel_futures=True)
         if self._owns_world:
             self.world.close()
-
-
-def stream_of(seed: int) -> int:
-    """The stream that a single environment draws from after `reset(seed=seed)`."""
-    from gymnasium.utils.seeding import np_random
-
-    return int(np_random(seed)[0].integers(2**62))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pool import Call, Outcome, Pool, Problem, connect
-from rewards import Quality, RewardDesign, make_reward, open_metric
+from pool import Call, Model, Outcome, Pool, Problem, connect
+from rewards import Quality, RewardDesign, Score, Scorer, make_reward, open_metric
 from tir_env.degradations import Case, CroppedDepth, DepthSource, Suite, Synthetic, degrade, open_depth, open_suite
 from tir_env.degradations import replay as degrade_again
 from tir_env.images.operations import Image, check_image, crop_at, digest, resize_like
@@ -78,6 +78,7 @@ class World:
         self.owns_pool = not isinstance(pool, Pool)
         self.pool = pool if isinstance(pool, Pool) else connect(pool)
         self.pool.add(*self.toolbox, *self.metrics.values())
+        self._scorers = dict(self.metrics)  # also those by which no episode is scored
         self._scales = np.array([tool.scale for tool in self.toolbox])
 
     def _check_references(self) -> None:
@@ -188,40 +189,37 @@ class World:
         """One action for each trajectory, all tool calls in flight together; the rewards. Nothing a tool does raises here."""
         if any(trajectory.ended for trajectory in trajectories):
             raise WorldError("step", "an episode that has ended was given an action", "Begin another one.")
-        calls: list[Call] = []
-        callers: list[int] = []
-        for index, (trajectory, action) in enumerate(zip(trajectories, actions, strict=True)):
-            if action != self.stop and self.mask(trajectory)[action]:
-                callers.append(index)
-                calls.append(Call(self.toolbox[int(action)].name, trajectory.image))
-        outcomes = dict(zip(callers, self.pool.run(calls) if calls else [], strict=True))
-        for index, (trajectory, action) in enumerate(zip(trajectories, actions, strict=True)):
-            trajectory.steps.append(self._step(trajectory, int(action), outcomes.get(index)))
+        for trajectory, action in zip(trajectories, actions, strict=True):
+            trajectory.steps.append(self._stay(trajectory, int(action)))
             trajectory.ended = action == self.stop or len(trajectory.steps) >= self.horizon
+        self._apply([trajectory for trajectory in trajectories if trajectory.steps[-1].changed])
         self._judge(trajectories)
         return [trajectory.steps[-1].reward for trajectory in trajectories]
 
-    def _step(self, trajectory: Trajectory, action: int, outcome: Outcome | None) -> Step:
-        """What became of an action, not yet judged. By default nothing: the image stays."""
-        before = trajectory.image
-        height, width = before.shape[:2]
+    def _stay(self, trajectory: Trajectory, action: int) -> Step:
+        """A step that has not been taken yet: the image stays, and what is known of it still holds."""
         tool = STOP if action == self.stop else self.toolbox[action].name
-        # The same image, so what is known of it still holds.
-        step = Step(action, tool, before, trajectory.current_digest, (height, width), dict(trajectory.image_quality))
-        if outcome is None:
-            if action != self.stop:
-                message = (
-                    f"{tool} would enlarge an image that was enlarged before. Choose among the actions that the mask allows."
-                )
-                step.failure = Failure(tool, "refused", message, 0)
-            return step
-        step.seconds, step.remembered = outcome.seconds, outcome.remembered
-        if outcome.error is not None:
-            step.failure = Failure.of(outcome.error)
-            return step
-        image: Image = outcome.value
-        step.image, step.digest, step.size, step.quality = image, digest(image), (image.shape[0], image.shape[1]), {}
+        now = trajectory.pixels, trajectory.current_digest, self.size(trajectory)
+        step = Step(action, tool, *now, dict(trajectory.image_quality))
+        if action != self.stop and not self.mask(trajectory)[action]:
+            step.failure = refusal(tool)
         return step
+
+    def _apply(self, trajectories: Sequence[Trajectory]) -> None:
+        """Run the tools that the last steps name, and write what became of the images."""
+        calls = [Call(t.steps[-1].tool, t.image) for t in trajectories]
+        for trajectory, outcome in zip(trajectories, self.pool.run(calls) if calls else [], strict=True):
+            step = trajectory.steps[-1]
+            step.seconds, step.remembered = outcome.seconds, outcome.remembered
+            if outcome.error is not None:
+                step.failure = Failure.of(outcome.error)
+                continue
+            image: Image = outcome.value
+            step.image, step.digest, step.size, step.quality = image, digest(image), (image.shape[0], image.shape[1]), {}
+
+    def size(self, trajectory: Trajectory) -> tuple[int, int]:
+        """Height and width of the current image."""
+        return trajectory.image.shape[0], trajectory.image.shape[1]
 
     def _judge(self, trajectories: Sequence[Trajectory]) -> None:
         """Score the images that the last steps led to as far as is asked for, and write their rewards."""
@@ -270,25 +268,69 @@ class World:
         return all(metric in quality for metric in self.reward.metrics)
 
     def _score(self, group: Sequence[Trajectory], asked: Sequence[list[str]]) -> list[tuple[Quality, Failure | None]]:
-        """What could be found out of the current images, and the first failure. What is known already is not computed again.
+        """What could be found out of the current images, and the first failure. What is known already is not computed again."""
+        wanted = [[m for m in metrics if m not in t.image_quality] for t, metrics in zip(group, asked, strict=True)]
+        results: list[tuple[Quality, Failure | None]] = []
+        for found in self._scores(group, wanted):
+            failure = next((each for each in found.values() if isinstance(each, Failure)), None)
+            results.append(({m: each for m, each in found.items() if isinstance(each, Score)}, failure))
+        return results
+
+    def _scores(self, group: Sequence[Trajectory], wanted: Sequence[list[str]]) -> list[dict[str, Score | Failure]]:
+        return self.score([(t.image, t.reference) for t in group], wanted)
+
+    def score(
+        self, pairs: Sequence[tuple[Image, Image | None]], wanted: Sequence[Sequence[str]]
+    ) -> list[dict[str, Score | Failure]]:
+        """The wanted metrics of each (image, reference), all in flight together.
 
         Outputs of another size are resized (bicubic) to the reference before they are compared with it.
         """
-        wanted = [[m for m in metrics if m not in t.image_quality] for t, metrics in zip(group, asked, strict=True)]
         calls = []
-        for trajectory, metrics in zip(group, wanted, strict=True):
-            image, reference = trajectory.image, trajectory.reference
+        for (image, reference), metrics in zip(pairs, wanted, strict=True):
             fitted = resize_like(image, reference) if reference is not None and metrics else image
             for m in metrics:
-                item = (fitted, reference) if self.metrics[m].needs_reference else (image, None)
-                calls.append(Call(self.metrics[m].name, item))
+                scorer = self.scorer(m)
+                calls.append(Call(scorer.name, (fitted, reference) if scorer.needs_reference else (image, None)))
         outcomes = iter(self.pool.run(calls) if calls else [])
-        results: list[tuple[Quality, Failure | None]] = []
-        for metrics in wanted:
-            mine = {m: next(outcomes) for m in metrics}
-            failure = next((Failure.of(o.error) for o in mine.values() if o.error is not None), None)
-            results.append(({m: o.value for m, o in mine.items() if o.ok}, failure))
-        return results
+        return [{m: _score_of(next(outcomes)) for m in metrics} for metrics in wanted]
+
+    def scorer(self, metric: str) -> Scorer:
+        """A metric that can be called, whether episodes are scored by it or not."""
+        if metric not in self._scorers:
+            self._scorers[metric] = open_metric(metric)
+            self.pool.add(self._scorers[metric])
+        return self._scorers[metric]
+
+    # -- looking -------------------------------------------------------------------------------------------------------------
+
+    def encoder_for(self, encoder: Model | None) -> Model | None:
+        """The encoder through which observers shall look, ready to be called; None for those that see the pixels."""
+        if encoder is not None:
+            self.pool.add(encoder)
+        return encoder
+
+    def features(self, encoder: Model, trajectories: Sequence[Trajectory]) -> np.ndarray:
+        """float32 [trajectories, dim] of the current images."""
+        outcomes = self.pool.run([Call(encoder.name, t.image) for t in trajectories])
+        # Without features no policy can act: an encoder that fails ends the run, unlike a tool that fails.
+        return np.stack([outcome.unwrap() for outcome in outcomes]).astype(np.float32)
+
+    def peek(self, trajectories: Sequence[Trajectory], metric: str) -> np.ndarray:
+        """A metric of what every tool would make of the current image, and in the last column of the image as it is.
+
+        [trajectories, tools + 1]; -inf where the mask forbids the tool, or it or the metric fails. What an oracle may look at.
+        """
+        tried = [(row, int(action)) for row, t in enumerate(trajectories) for action in np.flatnonzero(self.mask(t)[:-1])]
+        calls = [Call(self.toolbox[action].name, trajectories[row].image) for row, action in tried]
+        made = [(key, o.value) for key, o in zip(tried, self.pool.run(calls), strict=True) if o.ok]
+        images = [((row, self.stop), trajectory.image) for row, trajectory in enumerate(trajectories)] + made
+        pairs = [(image, trajectories[row].reference) for (row, _), image in images]
+        values = np.full((len(trajectories), self.stop + 1), -np.inf)
+        for (key, _), found in zip(images, self.score(pairs, [[metric]] * len(pairs)), strict=True):
+            score = found[metric]
+            values[key] = score.value if isinstance(score, Score) else -np.inf
+        return values
 
     # -- again ---------------------------------------------------------------------------------------------------------------
 
@@ -305,6 +347,19 @@ class World:
     def close(self) -> None:
         if self.owns_pool:
             self.pool.close()
+
+
+def refusal(tool: str) -> Failure:
+    """What becomes of an action that the mask forbids."""
+    message = f"{tool} would enlarge an image that was enlarged before. Choose among the actions that the mask allows."
+    return Failure(tool, "refused", message, 0)
+
+
+def _score_of(outcome: Outcome) -> Score | Failure:
+    if outcome.error is not None:
+        return Failure.of(outcome.error)
+    score: Score = outcome.value
+    return score
 
 
 def _pick(what: str, key: str | int, sequence: Sequence[Any], find: Any) -> Any:

@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from agents.clip_mlp.config import Hyperparameters
 from agents.clip_mlp.module import module_spec
 from agents.clip_mlp.network import Shape
-from agents.clip_mlp.rollouts import Rollout, Rounds, figures_of, play_round, seed_all
+from agents.clip_mlp.rollouts import Rollout, Rounds, TreeRounds, figures_of, play_round, seed_all
 from pool import Problem
 from rewards import RewardDesign, make_reward
 
@@ -175,7 +175,7 @@ def configure(
     seed: int,
     place: Place,
 ) -> LightConfig:
-    """Everything that RLlib needs to know. `environment` are the settings of `rollouts.Rounds`."""
+    """Everything that RLlib needs to know. `environment` are the settings of `rollouts.Rounds`, or with a `tree` of `TreeRounds`."""
     runners = max(1, place.env_runners)
     each, rest = divmod(values.episodes, runners * environment.get("group", 1))
     if rest or not each:
@@ -186,7 +186,8 @@ def configure(
     steps = values.episodes * shape.horizon  # of a round, idle ones among them
     config = LightConfig(algo_class=algorithm)
     config.run_seed = seed
-    config.environment(Rounds, env_config=environment, disable_env_checking=True)
+    rounds = TreeRounds if "tree" in environment else Rounds
+    config.environment(rounds, env_config=environment, disable_env_checking=True)
     config.env_runners(
         num_env_runners=place.env_runners,
         num_envs_per_env_runner=envs,

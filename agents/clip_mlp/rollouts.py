@@ -23,6 +23,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from pool import connect
 from rewards import Quality, RewardDesign, Score
 from tir_env.trajectory import STOP
+from tir_env.tree import RestorationTreeVector
 from tir_env.vector import RestorationVectorEnv
 
 
@@ -43,6 +44,14 @@ class Rounds(RestorationVectorEnv):
         super().close_extras(**kwargs)
         if self._opened is not None:
             self._opened.close()
+
+
+class TreeRounds(RestorationTreeVector):
+    """The same on a tree; the settings are `RestorationTreeVector`'s."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        arguments = dict(settings)
+        super().__init__(arguments.pop("num_envs", 1), lockstep=True, **arguments)
 
 
 def play_round(

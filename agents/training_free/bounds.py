@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from agents.agent import Observations
-from pool import Call, Model, Problem
+from pool import Model, Problem
 from rewards import open_metric
-from tir_env.images.operations import Image, resize_like
-from tir_env.trajectory import Trajectory
+from tir_env.trajectory import Start, Trajectory
+from tir_env.tree.file import Tree
+from tir_env.tree.growing import ground_of, grow
+from tir_env.tree.world import TreeWorld
 from tir_env.world import World
 
 
@@ -51,32 +55,85 @@ class GreedyOracle:
     encoder: Model | None = None
 
     def __init__(self, world: World, metric: str = "psnr") -> None:
-        self.world, self.metric = world, open_metric(metric)
-        if not self.metric.needs_reference:
-            raise Problem(f"oracle:{metric}", "needs no reference, so anybody may read it", "Use psnr or ssim.")
+        self.world, self.metric = world, reference_metric(metric)
         self.name = f"oracle:{metric}"
-        world.pool.add(self.metric)
         self._notes: list[dict[str, int]] = []
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
-        masks = [self.world.mask(trajectory)[:-1] for trajectory in trajectories]
-        tried = [(row, int(action)) for row, mask in enumerate(masks) for action in np.flatnonzero(mask)]
-        calls = [Call(self.world.toolbox[action].name, trajectories[row].image) for row, action in tried]
-        made = [(key, o.value) for key, o in zip(tried, self.world.pool.run(calls), strict=True) if o.ok]
-        stop = self.world.stop
-        candidates = [((row, stop), trajectory.image) for row, trajectory in enumerate(trajectories)] + made
-        asked = [Call(self.metric.name, _pair(image, trajectories[row].reference)) for (row, _), image in candidates]
-        values = np.full((len(trajectories), stop + 1), -np.inf)
-        for (key, _), outcome in zip(candidates, self.world.pool.run(asked), strict=True):
-            values[key] = outcome.value.value if outcome.ok else -np.inf
-        self._notes = [{"policy_calls": 0, "tool_calls": int(mask.sum())} for mask in masks]
+        values = self.world.peek(trajectories, self.metric)  # [batch, tools + 1]
+        self._notes = [{"policy_calls": 0, "tool_calls": int(self.world.mask(t)[:-1].sum())} for t in trajectories]
         best = values.argmax(axis=1)
-        return np.where(values[np.arange(len(values)), best] > values[:, stop], best, stop)
+        return np.where(values[np.arange(len(values)), best] > values[:, -1], best, self.world.stop)
 
     def notes(self) -> Sequence[dict[str, Any]]:
         return self._notes
 
 
-def _pair(image: Image, reference: Image | None) -> tuple[Image, Image | None]:
-    """As the world compares them: an image of another size is resized to the reference."""
-    return (image if reference is None else resize_like(image, reference)), reference
+class ExhaustiveOracle:
+    """The best that any sequence of at most `depth` tools can do, read off the clean reference: every one of them is run.
+
+    Equal images are computed once. In the real world an image takes up to n + n² + ... + nᵈ tool calls, all workers busy; what is
+    found of a start is kept in the folder `keep`, if it is given, so that a search that was stopped goes on. On a tree it is there.
+    """
+
+    encoder: Model | None = None
+
+    def __init__(self, world: World, metric: str = "psnr", depth: int = 3, keep: Path | None = None) -> None:
+        self.world, self.metric, self.depth, self.keep = world, reference_metric(metric), depth, keep
+        self.name = f"oracle:{metric}:{depth}"
+        if isinstance(world, TreeWorld) and depth > world.tree.ground.depth:
+            raise Problem(self.name, f"looks further than this tree's {world.tree.ground.depth} steps", "Choose fewer.")
+        self.ground = ground_of(world, depth, metrics=(metric,))
+        self._trees: dict[Start, TreeWorld] = {}
+        self._notes: list[dict[str, int]] = []
+
+    def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
+        actions, self._notes = [], []
+        for trajectory in trajectories:
+            where = self._search(trajectory)
+            left = min(self.depth, self.world.horizon) - len(trajectory.steps)
+            ways = where.tree.ways(where.state(trajectory), left)
+            best = where.tree.best(list(ways), self.metric)
+            actions.append(ways[best][0] if ways[best] else self.world.stop)
+            tried = [state for state, way in ways.items() if len(way) < left]
+            # The search is paid for with the first decision.
+            calls = 0 if trajectory.steps else int(where.tree.tried[tried].sum())
+            self._notes.append({"policy_calls": 0, "tool_calls": calls})
+        return np.array(actions)
+
+    def notes(self) -> Sequence[dict[str, Any]]:
+        return self._notes
+
+    def best_sequence(self, starts: Sequence[Start]) -> FixedAgent:
+        """The one sequence of at most `depth` tools that is best on these starts, on average."""
+        depth = min(self.depth, self.world.horizon)
+        total: np.ndarray | float = 0.0
+        for trajectory in self.world.begin(starts):
+            where = self._search(trajectory)
+            ends = where.tree.after_all(where.state(trajectory), depth)
+            total = total + where.tree.values[ends, where.tree.column(self.metric)]
+        best = int(np.nan_to_num(total, nan=-np.inf).argmax())
+        digits = np.unravel_index(best, [self.world.stop + 1] * depth)
+        actions = [int(action) for action in digits if action != self.world.stop]
+        names = "+".join(self.world.toolbox[action].name for action in actions)
+        return FixedAgent(actions, self.world.stop, names or "no tool")
+
+    def _search(self, trajectory: Trajectory) -> TreeWorld:
+        """All that can become of this start."""
+        if isinstance(self.world, TreeWorld):
+            return self.world
+        start = trajectory.start
+        if start not in self._trees:
+            key = xxhash.xxh3_128(f"{self.ground.model_dump_json()} {start}".encode()).hexdigest()
+            path = self.keep / f"{key}.safetensors" if self.keep else None
+            tree = Tree.load(path) if path and path.exists() else grow(self.world, trajectory, self.ground)
+            if path and not path.exists():
+                tree.save(path)
+            self._trees[start] = TreeWorld(tree, "all", f"final:{self.metric}")
+        return self._trees[start]
+
+
+def reference_metric(metric: str) -> str:
+    if not open_metric(metric).needs_reference:
+        raise Problem(f"oracle:{metric}", "needs no reference, so anybody may read it", "Use psnr or ssim.")
+    return metric

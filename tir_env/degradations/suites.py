@@ -214,6 +214,11 @@ _RESTORE_R1 = {
     "iii": "dark+defocus blur+jpeg | motion blur+defocus blur+noise | rain+dark+noise | rain+haze+noise",
     "iv": "haze+dark+motion blur+jpeg | rain+haze+defocus blur+jpeg | rain+motion blur+defocus blur+noise+jpeg",
 }
+# Settings I to III of Restore-R1 as far as six tools go: no motion blur.
+_SMALL = (
+    "dark+noise | defocus blur+jpeg | noise+jpeg | rain+haze | haze+noise | dark+defocus blur+jpeg | rain+dark+noise"
+    " | rain+haze+noise"
+)
 _RL_RESTORE = {"mild": (9, 11), "moderate": (12, 17), "severe": (18, 20)}
 
 
@@ -231,6 +236,7 @@ SUITES: dict[str, Suite] = {
         for k, bounds in _RL_RESTORE.items()
     },
     "single": _suite("single", " | ".join(EIGHT)),
+    "small": _suite("small", _SMALL),
 }
 SUITES["rl-restore"] = Suite("rl-restore", tuple(case for level in _RL_RESTORE for case in SUITES[f"rl-restore-{level}"]))
 

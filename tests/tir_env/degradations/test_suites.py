@@ -36,6 +36,7 @@ def test_the_sources_cases_are_all_there() -> None:
     assert {name: len(suite) for name, suite in SUITES.items()} == {
         "mio100-a": 8, "mio100-b": 4, "mio100-c": 4, "restore-r1-i": 5, "restore-r1-ii": 3, "restore-r1-iii": 4, "restore-r1-iv": 3,
         "rl-restore": 3, "rl-restore-mild": 1, "rl-restore-moderate": 1, "rl-restore-severe": 1, "single": 8,
+        "small": 8,
     }  # fmt: skip
     assert SUITES["mio100-a"].case("motion blur+dark").degradations == ("motion blur", "dark")
     assert SUITES["restore-r1-iv"][2].degradations == ("rain", "motion blur", "defocus blur", "noise", "jpeg")
