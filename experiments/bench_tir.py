@@ -13,6 +13,7 @@ Everything that is done is kept under --out: run it again to go on.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,8 @@ class Bench:
     """Starts of which eight rollouts each tell the diversity."""
     pool: str = "ray"
     """Where the tools run: local or ray."""
-    options: tuple[str, ...] = ()
-    """More options of run.py, for all."""
+    options: str = ""
+    """More options of run.py for all, in one word: --options="--iterations 12"."""
     out: Path = Path("out/bench_tir")
     """Results cell by cell, and the runs."""
 
@@ -110,7 +111,7 @@ def folder_of(variant: str, seed: int, settings: Bench) -> Path:
 
 
 def train(variant: str, seed: int, settings: Bench) -> Path:
-    common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8, *settings.options)
+    common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8, *shlex.split(settings.options))
     return train_run(folder_of(variant, seed, settings), *common, *VARIANTS[variant])
 
 

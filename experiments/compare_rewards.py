@@ -13,6 +13,7 @@ curves and of MAR's weights. What is done is kept: run it again to go on.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,8 +61,10 @@ class CompareRewards:
     """Qualities to judge by, whatever the designs reward."""
     test_episodes: int = 96
     """Held-out starts of each test."""
-    options: tuple[str, ...] = ()
-    """More options of run.py for all trainings, such as --iterations 24."""
+    iterations: int | None = None
+    """Of each training; not given: the preset's."""
+    options: str = ""
+    """More options of run.py for all trainings, in one word: --options="--suite restore-r1-i --crop 96"."""
     json: Path = Path("out/rewards/rewards.json")
     """All figures; the runs lie in the same folder."""
 
@@ -85,10 +88,12 @@ def compare(settings: CompareRewards) -> None:
 
 def trained(design: str, seed: int, settings: CompareRewards) -> Cell:
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in design)
-    where = ["--env", settings.env] if settings.env else []
+    more = shlex.split(settings.options)
+    more += ["--env", settings.env] if settings.env else []
+    more += ["--iterations", str(settings.iterations)] if settings.iterations else []
     folder = train_run(
         settings.json.parent / "runs" / f"{plain}-{seed}", "--algo", settings.algo, "--policy", settings.agent, "--reward", design,
-        "--seed", seed, "--metrics", *settings.metrics, "--test-episodes", settings.test_episodes, *where, *settings.options,
+        "--seed", seed, "--metrics", *settings.metrics, "--test-episodes", settings.test_episodes, *more,
     )  # fmt: skip
     return read(folder, settings.metrics)
 

@@ -97,3 +97,16 @@ def test_a_run_is_read(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "table.json").write_text(json.dumps({"rows": {"ppo clip_mlp": {"psnr gain": 1.5}, "random": {"psnr gain": 0}}}))
     assert read(tmp_path, ["psnr"]) == {"gain": {"psnr": 1.5}, "curve": {"psnr": [0.5, None]}, "weight": {"psnr": [0.4, 0.6]}}
+
+
+@pytest.mark.ray
+def test_a_real_training_on_the_tree(tmp_path: Path) -> None:
+    settings = CompareRewards(
+        ("mar:metrics=psnr+ssim",), env="tree:pocket", seeds=1, metrics=("psnr", "ssim"), test_episodes=8, iterations=2,
+        options="--episodes 32", json=tmp_path / "rewards.json",
+    )  # fmt: skip
+    compare(settings)
+    [cell] = [value for key, value in json.loads(settings.json.read_text()).items() if key != "settings"]
+    assert set(cell["gain"]) == {"psnr", "ssim"}
+    assert [len(curve) for curve in cell["curve"].values()] == [2, 2]
+    assert sum(weights[-1] for weights in cell["weight"].values()) == pytest.approx(1)
