@@ -54,7 +54,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "suite": "restore-r1-i",
         "starts": 100,
         "iterations": 200,
-        "encoder": "ViT-L-14",
+        "encoder": "ViT-L-14-quickgelu",
         "pretrained": "openai",
         "light": Hyperparameters(),
     },

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue
+from agents.vlm.compensated import CompensatedAdamW
 from agents.vlm.lessons import Lesson, parts, read
 from agents.vlm.model import Vlm, VlmError
 from agents.vlm.settings import Effort
@@ -33,8 +34,7 @@ class Learner(ABC):
         self.effort = replace(effort, share=effort.share and not team.sharded)
         self.grad_clip = grad_clip
         self.done = 0
-        fused = team.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(vlm.trained.values(), lr=lr, weight_decay=decay, betas=(0.9, 0.95), fused=fused)
+        self.optimizer = optimizer_for(vlm, lr, decay)
 
     def gradient_step(self, dialogues: Sequence[Dialogue], loss: Loss, lr: float, temperature: float = 1.0) -> float:
         """One step on the sum of `loss` over all rows of all learners; the gradient's norm.
@@ -99,3 +99,10 @@ class Learner(ABC):
         )
         self.done = state["done"]
         self.load_extra_state(state["extra"])
+
+
+def optimizer_for(vlm: Vlm, lr: float, decay: float) -> torch.optim.Optimizer:
+    trained, betas = list(vlm.trained.values()), (0.9, 0.95)
+    if any(parameter.dtype != torch.float32 for parameter in trained):
+        return CompensatedAdamW(trained, lr, decay, betas)
+    return torch.optim.AdamW(trained, lr=lr, weight_decay=decay, betas=betas, fused=vlm.device.type == "cuda")

@@ -88,7 +88,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(folder: RunFolder) -> None:
 
 def test_a_preset_is_only_values_and_the_command_line_wins() -> None:
     paper = settings_from(["--preset", "paper", "--suite", "mio100-b", "--lr", "0.5"])
-    assert (paper.preset, paper.encoder, paper.suite, paper.light.lr) == ("paper", "ViT-L-14", "mio100-b", 0.5)
+    assert (paper.preset, paper.encoder, paper.suite, paper.light.lr) == ("paper", "ViT-L-14-quickgelu", "mio100-b", 0.5)
     values = (paper.light.value_coefficient, paper.light.entropy, paper.light.entropy_decay, paper.light.gamma)
     assert (*values, paper.light.lam, paper.light.clip, paper.light.hidden) == (0.5, 0.05, 0.99, 0.99, 0.95, 0.2, 128)
     assert settings_from([]).preset == "pocket"
