@@ -4,7 +4,8 @@
 
 What is chosen (the best single tool, the best fixed sequence) is chosen on the starts to train on. You see the mean gains over all test
 starts, each played once, and for whom it matters the standard deviation between seeds, as a Markdown table; then steps per second of
-1,024 environments at random actions on one core, and the seconds that PPO trained until its return was 95 % of what it ended with.
+1,024 environments at random actions on one core, and the seconds that PPO trained until its return, as a moving mean, had come 95 % of
+its way.
 
 Everything that is done is kept under --out: run it again to go on.
 """
@@ -75,7 +76,7 @@ def bench(settings: Bench) -> None:
     reached = [cells.done[f"PPO {seed}"] for seed in range(settings.seeds)]
     seconds, whole = ([run[key] for run in reached] for key in ("seconds to 95 %", "seconds"))
     console.print(
-        f"PPO: {np.mean(seconds):.1f} s (at most {max(seconds):.1f}) to 95 % of its final return, {np.mean(whole):.1f} s in all"
+        f"PPO: {np.mean(seconds):.1f} s (at most {max(seconds):.1f}) to 95 % of the way of its return, {np.mean(whole):.1f} s in all"
     )
     write_json(settings.json, cells.done)
 
