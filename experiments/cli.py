@@ -28,6 +28,7 @@ COMMANDS = {
     "restore": Command("experiments.restore", "Restore", "restore"),
     "compare": Command("experiments.compare", "Compare", "compare"),
     "rewards": Command("experiments.compare_rewards", "CompareRewards", "compare"),
+    "tree": Command("experiments.grow_tree", "Grow", "run"),
     "report": Command("experiments.report", "Report", "run"),
     "explore": Command("experiments.explore", "Explore", "run"),
     "show": Command("experiments.show", "Sheet", "run"),

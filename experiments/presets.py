@@ -65,7 +65,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "suite": "mio100-a",
         "starts": 4000,
         "iterations": 63,
-        "vlm": VlmOptions(model="Qwen/Qwen3-VL-8B-Instruct", demonstrations=39827, gradient_checkpointing=True),
+        "vlm": VlmOptions(model="Qwen/Qwen3-VL-8B-Instruct", demonstrations=39827, sft_batch=32, gradient_checkpointing=True),
     },
 }  # fmt: skip
 
