@@ -53,8 +53,8 @@ class LightWorkplace(Workplace):
             try:
                 tools = [tool.name for tool in self.toolbox]
                 train(
-                    algorithm, folder, settings.iterations, settings.checkpoint_every, self.encoder, tools, self.shape,
-                    settings.metrics, settings.wandb, console,
+                    algorithm, folder, settings.iterations, settings.checkpoint_every, settings.keep, self.encoder, tools,
+                    self.shape, settings.metrics, settings.wandb, console,
                 )  # fmt: skip
             finally:
                 algorithm.stop()
