@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -39,11 +40,30 @@ def main(
     except OSError as error:
         if os.environ.get("TIR_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {problem_of(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+REMEDIES = {
+    errno.ENOSPC: "Make room on that disk, and start again.",
+    errno.EDQUOT: "Make room within your quota, and start again.",
+    errno.EACCES: "Choose a place that you may write to.",
+    errno.EPERM: "Choose a place that you may write to.",
+    errno.EROFS: "Choose a place that you may write to.",
+    errno.ENOTDIR: "A file is where a folder is needed: choose another place.",
+    errno.EEXIST: "A file is where a folder is needed: choose another place.",
+    errno.EISDIR: "A folder is where a file is needed: choose another name.",
+    errno.ENOENT: "Check the path.",
+}
+
+
+def problem_of(error: OSError) -> Problem:
+    """What the system refused, with what to do about it where that is plain."""
+    thing = error.filename2 or error.filename or "a file"
+    return Problem(os.fsdecode(thing), error.strerror or str(error), REMEDIES.get(error.errno or 0, ""))
 
 
 def at_least(low: int, **values: int) -> None:

@@ -148,6 +148,8 @@ def run(settings: Run) -> None:
     settings = replace(settings, policy=policy)
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
+    else:
+        RunFolder.check_writable(settings.resume or settings.out)
     console = Console()
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made

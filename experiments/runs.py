@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from experiments.checkpoints import CheckpointError, fault, seal, to_disk
 from pool import Problem
-from pool.errors import describe
+from pool.errors import describe, readable
 from tir_env.files import write_aside
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
@@ -47,15 +47,29 @@ class RunFolder:
         """A new run. A folder that holds one already is left alone."""
         cls.check_free(path)
         folder = cls(path)
-        (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        text = folder._as_json(settings)  # what cannot be written leaves no folder behind
+        try:
+            (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(path, f"cannot be made: {error.strerror}", "Choose another --out.") from error
         folder.identify()
-        folder.write_settings(settings)
+        write_aside(path / CONFIG, lambda aside: aside.write_text(text, encoding="utf-8"))
         return folder
 
     @staticmethod
     def check_free(path: Path) -> None:
+        RunFolder.check_writable(path)
         if (path / CONFIG).exists():
             raise Problem(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
+
+    @staticmethod
+    def check_writable(path: Path) -> None:
+        """A folder that is there, or can be made."""
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise Problem(path, f"cannot be a run's folder: {there} is a file", "Choose another --out.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise Problem(path, f"cannot be written: you may not write to {there}", "Choose another --out.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -95,8 +109,18 @@ class RunFolder:
     # -- settings ------------------------------------------------------------------------------------------------------------
 
     def write_settings(self, settings: Any) -> None:
-        text = json.dumps(asdict(settings), indent=1, default=str) + "\n"
+        text = self._as_json(settings)
         write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _as_json(self, settings: Any) -> str:
+        for name, value in asdict(settings).items():
+            text = json.dumps(value, default=str, ensure_ascii=False)
+            if readable(text) != text:
+                thing = f"--{name.replace('_', '-')} {value}"
+                raise Problem(
+                    thing, "is no UTF-8, so that it cannot be written down", "Rename it, or link to it by another name."
+                )
+        return json.dumps(asdict(settings), indent=1, default=str) + "\n"
 
     def write_about(self, begun: datetime, seconds: float, resumed: bool) -> None:
         """When it ran, for how long (the last time, if it was resumed), on what, with which versions."""
