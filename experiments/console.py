@@ -19,32 +19,35 @@ from tir_env.files import write_aside
 Settings = TypeVar("Settings")
 
 
+DEBUG = "--debug"
+
+
 def main(
     settings: type[Settings] | Callable[[list[str]], Settings], run: Callable[[Settings], None], about: str | None = None
 ) -> None:
-    """Parse the command line into `settings` and run. `TIR_DEBUG=1` shows the traceback of a user's mistake, too.
+    """Parse the command line into `settings` and run. `--debug`, or TIR_DEBUG=1, shows the traceback of a user's mistake, too.
 
     A script whose defaults depend on the command line gives a function of its arguments in place of a dataclass.
     """
+    arguments = [word for word in sys.argv[1:] if word != DEBUG]
+    debug = DEBUG in sys.argv[1:] or bool(os.environ.get("TIR_DEBUG"))
     try:
-        if inspect.isfunction(settings):
-            chosen = settings(sys.argv[1:])
-        else:
-            chosen = tyro.cli(settings, description=about)
-        run(chosen)
-    except Problem as problem:
-        if os.environ.get("TIR_DEBUG"):
+        run(settings(arguments) if inspect.isfunction(settings) else parse(settings, arguments, about))  # type: ignore[arg-type]
+    except (Problem, OSError) as error:
+        if debug:
             raise
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if os.environ.get("TIR_DEBUG"):
-            raise
-        print(f"error: {problem_of(error)}", file=sys.stderr)
+        print(f"error: {error if isinstance(error, Problem) else problem_of(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def parse(kind: type[Settings], arguments: list[str], about: str | None = None, default: Settings | None = None) -> Settings:
+    """The command line as a dataclass; `about` is what --help begins with."""
+    description = f"{about or ''}\n\n{DEBUG} (or TIR_DEBUG=1) shows where an error comes from."
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, description=description, args=arguments, **given)
 
 
 REMEDIES = {

@@ -31,7 +31,7 @@ from agents.agent import Agent, observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
-from experiments.console import at_least, main, write_json
+from experiments.console import at_least, main, parse, write_json
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
@@ -117,7 +117,7 @@ def settings_from(arguments: list[str]) -> Run:
         default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
     else:
         default = preset_of(arguments)
-    return tyro.cli(Run, default=default, description=__doc__, args=arguments)
+    return parse(Run, arguments, __doc__, default)
 
 
 def preset_of(arguments: list[str]) -> Run:
