@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 import ray
-import tyro
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +28,7 @@ from rich.table import Table
 import pool
 from experiments.bench_models import light, mix, photographs
 from experiments.bench_rivals import ActorPoolRival, Limit, LockAllocator, Ours, Rival, Serve
+from experiments.console import main
 from pool import Call, Pool
 
 
@@ -203,7 +203,7 @@ def show_groups(found: list[dict[str, Any]]) -> None:
     Console(width=100).print(table)
 
 
-def main(arguments: Arguments) -> None:
+def bench(arguments: Arguments) -> None:
     ray.init(
         address="local",
         num_cpus=2,
@@ -225,4 +225,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(Arguments, bench, __doc__)

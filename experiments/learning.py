@@ -27,15 +27,14 @@ LEARNED = {  # what RLlib's learner says, in our words
 
 
 def train(
-    algorithm: LightPPO, folder: RunFolder, iterations: int, every: int, encoder: EncoderSpec, tools: list[str], shape: Shape,
-    metrics: tuple[str, ...], wandb_mode: str, console: Console,
+    algorithm: LightPPO, folder: RunFolder, iterations: int, every: int, keep: int, encoder: EncoderSpec, tools: list[str],
+    shape: Shape, metrics: tuple[str, ...], wandb_mode: str, console: Console,
 ) -> None:  # fmt: skip
     """Iterate until `iterations`, from wherever the folder's last checkpoint stands."""
     done, checkpoint = folder.last_checkpoint()
     folder.rewind(done)
     if checkpoint is not None:
-        algorithm.restore_from_path(str(checkpoint.resolve()))
-        console.print(f"going on after iteration {done}")
+        algorithm.restore_from_path(str(checkpoint.resolve()))  # unpickles: `last_checkpoint` has verified it
     say = partial(gains, metrics=metrics)
     with trackers(folder, wandb_mode, done) as listeners, display(console, iterations, done, say) as show:
         for number in range(done + 1, iterations + 1):
@@ -44,8 +43,9 @@ def train(
             row = row_of(algorithm, results, number, time.perf_counter() - began)
             folder.append(row)
             if number % every == 0 or number == iterations:
-                folder.save_checkpoint(number, lambda path: algorithm.save_to_path(str(path.resolve())))
+                # The agent first: a kill between the two must not leave a finished run with the agent before the last.
                 export(algorithm, shape, encoder, tools).save(folder.path / "agent")
+                folder.save_checkpoint(number, lambda path: algorithm.save_to_path(str(path.resolve())), keep)
             for listener in listeners:
                 listener.log(row)
             show(row)

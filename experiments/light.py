@@ -14,6 +14,7 @@ from agents.clip_mlp.ppo import LightPPO, Place, configure
 from experiments.learning import train
 from experiments.runs import RunFolder
 from experiments.workplace import Workplace
+from pool import Problem
 from rewards import make_reward
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 class LightWorkplace(Workplace):
     def __init__(self, settings: Run) -> None:
         super().__init__(settings)
+        if settings.algo == "grpo" and settings.light.group < 2:
+            raise Problem("--group", "must be at least 2: GRPO judges each rollout by the others of its start", "Try 8.")
         self.encoder = EncoderSpec(settings.encoder, settings.pretrained)
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
@@ -57,8 +60,8 @@ class LightWorkplace(Workplace):
             try:
                 tools = [tool.name for tool in self.toolbox]
                 train(
-                    algorithm, folder, settings.iterations, settings.checkpoint_every, self.encoder, tools, self.shape,
-                    settings.metrics, settings.wandb, console,
+                    algorithm, folder, settings.iterations, settings.checkpoint_every, settings.keep, self.encoder, tools,
+                    self.shape, settings.metrics, settings.wandb, console,
                 )  # fmt: skip
             finally:
                 algorithm.stop()

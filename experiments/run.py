@@ -32,12 +32,12 @@ from agents.agent import Agent, observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
-from experiments.console import at_least, main, write_json
+from experiments.console import at_least, main, parse, write_json
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
 from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table
-from experiments.runs import TABLE, TRAJECTORIES, RunFolder, free_folder
+from experiments.runs import KEEP, TABLE, TRAJECTORIES, RunFolder, free_folder
 from pool import Problem
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
@@ -103,6 +103,8 @@ class Run:
     """Ray to join: local starts one here, auto finds this machine's, or HOST:PORT."""
     checkpoint_every: int = 1
     """Iterations between checkpoints."""
+    keep: int = KEEP
+    """Checkpoints to keep; the last one, and others to go back to should a disk spoil it."""
     wandb: Literal["off", "online", "offline"] = "off"
     """Log to Weights & Biases, too."""
     seed: int = 0
@@ -119,7 +121,7 @@ def settings_from(arguments: list[str]) -> Run:
         default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
     else:
         default = preset_of(arguments)
-    return tyro.cli(Run, default=default, description=__doc__, args=arguments)
+    return parse(Run, arguments, __doc__, default)
 
 
 def preset_of(arguments: list[str]) -> Run:
@@ -144,7 +146,7 @@ def value_of(arguments: list[str], flag: str) -> str | None:
 
 def run(settings: Run) -> None:
     at_least(1, iterations=settings.iterations, test_episodes=settings.test_episodes, metrics=len(settings.metrics))
-    at_least(1, checkpoint_every=settings.checkpoint_every)
+    at_least(1, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
     at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
     policy = settings.policy or policy_for(settings.algo)
     settings = replace(settings, policy=policy)
@@ -154,10 +156,12 @@ def run(settings: Run) -> None:
         settings = with_tree(settings)
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
+    else:
+        RunFolder.check_writable(settings.resume or settings.out)
     console = Console()
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made
-    folder = open_folder(settings)
+    folder = open_folder(settings, console)
     workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
     try:
         with workplace as place:
@@ -194,10 +198,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
 
 
-def open_folder(settings: Run) -> RunFolder:
+def open_folder(settings: Run, console: Console) -> RunFolder:
     if settings.resume is not None:
         folder = RunFolder.open(settings.resume)
+        for note in folder.recover(f"{settings.algo} {settings.policy}"):
+            console.print(note, soft_wrap=True)
         folder.write_settings(replace(settings, resume=None))
+        if done := folder.last_checkpoint()[0]:
+            console.print(f"going on after iteration {done}")
         return folder
     path = free_folder(settings.out) if settings.out == DEFAULT_OUT else settings.out
     return RunFolder.create(path, replace(settings, out=path))

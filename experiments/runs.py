@@ -1,8 +1,9 @@
 """A run is one folder: config.json, log.jsonl, tensorboard/, checkpoints/, agent/, and at its end table.json, about.json, figures/,
 trajectories/, thumbnails/, report.html.
 
-A checkpoint that is there is whole, and the log never says more than can be gone on from: on opening, rows past the last checkpoint are
-cut off, because their iterations will come again (and come out the same).
+A checkpoint is written aside, sealed and renamed, and verified before it is used; one that a disk or a person has spoilt is set aside,
+and the one before it is gone on from. The log never says more than can be gone on from: rows past the last whole checkpoint are cut
+off, because their iterations will come again (and come out the same).
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.checkpoints import CheckpointError, fault, seal, to_disk
 from pool import Problem
+from pool.errors import describe, readable
 from tir_env.files import write_aside
 
-CONFIG, LOG, CHECKPOINTS, OWNER = "config.json", "log.jsonl", "checkpoints", "owner"
+CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
 TABLE, ABOUT, TRAJECTORIES, THUMBNAILS, REPORT = "table.json", "about.json", "trajectories", "thumbnails", "report.html"
 PACKAGES = ("tir-env", "ray", "torch", "transformers", "open_clip_torch", "pyiqa", "numpy")
 KEEP = 2  # checkpoints
+BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 
 Settings = TypeVar("Settings")
 Row = dict[str, float]
@@ -36,20 +40,36 @@ Row = dict[str, float]
 class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._whole: set[Path] = set()  # checkpoints that were verified, or written here
 
     @classmethod
     def create(cls, path: Path, settings: Any) -> RunFolder:
         """A new run. A folder that holds one already is left alone."""
         cls.check_free(path)
         folder = cls(path)
-        (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        folder.write_settings(settings)
+        text = folder._as_json(settings)  # what cannot be written leaves no folder behind
+        try:
+            (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(path, f"cannot be made: {error.strerror}", "Choose another --out.") from error
+        folder.identify()
+        write_aside(path / CONFIG, lambda aside: aside.write_text(text, encoding="utf-8"))
         return folder
 
     @staticmethod
     def check_free(path: Path) -> None:
+        RunFolder.check_writable(path)
         if (path / CONFIG).exists():
             raise Problem(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
+
+    @staticmethod
+    def check_writable(path: Path) -> None:
+        """A folder that is there, or can be made."""
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise Problem(path, f"cannot be a run's folder: {there} is a file", "Choose another --out.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise Problem(path, f"cannot be written: you may not write to {there}", "Choose another --out.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -58,6 +78,23 @@ class RunFolder:
         return cls(path)
 
     # -- whose it is ---------------------------------------------------------------------------------------------------------
+
+    def identify(self) -> None:
+        """A word of its own, once and for all, by which it knows its checkpoints again wherever it is moved to."""
+        if not (self.path / IDENTITY).exists():
+            write_aside(self.path / IDENTITY, lambda path: path.write_text(uuid.uuid4().hex, encoding="utf-8"))
+
+    @property
+    def identity(self) -> str:
+        """Empty for runs of before there was one, whose checkpoints cannot be verified either."""
+        path = self.path / IDENTITY
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    @property
+    def writer(self) -> str:
+        """Who learns, by the settings."""
+        settings = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        return f"{settings['algo']} {settings['policy']}"
 
     def claim(self) -> str:
         """From now on only who shows this word may write: a learner whose run was killed may live on for a while."""
@@ -72,8 +109,18 @@ class RunFolder:
     # -- settings ------------------------------------------------------------------------------------------------------------
 
     def write_settings(self, settings: Any) -> None:
-        text = json.dumps(asdict(settings), indent=1, default=str) + "\n"
+        text = self._as_json(settings)
         write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _as_json(self, settings: Any) -> str:
+        for name, value in asdict(settings).items():
+            text = json.dumps(value, default=str, ensure_ascii=False)
+            if readable(text) != text:
+                thing = f"--{name.replace('_', '-')} {value}"
+                raise Problem(
+                    thing, "is no UTF-8, so that it cannot be written down", "Rename it, or link to it by another name."
+                )
+        return json.dumps(asdict(settings), indent=1, default=str) + "\n"
 
     def write_about(self, begun: datetime, seconds: float, resumed: bool) -> None:
         """When it ran, for how long (the last time, if it was resumed), on what, with which versions."""
@@ -98,15 +145,28 @@ class RunFolder:
     # -- the log -------------------------------------------------------------------------------------------------------------
 
     def append(self, row: Row) -> None:
-        with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with (self.path / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise Problem(self.path / LOG, f"cannot be written: {error.strerror}", self._how_to_go_on()) from error
 
     def rows(self) -> list[Row]:
-        """Whole rows; the last one may have been cut short."""
+        """Whole rows. The last ones may have been torn: by a kill in the middle of a line, or by a power cut, which leaves zeros."""
         if not (self.path / LOG).exists():
             return []
-        text = (self.path / LOG).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        text = (self.path / LOG).read_text(encoding="utf-8", errors="replace")
+        rows, torn = [], 0
+        for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                torn = torn or number
+                continue
+            if torn:
+                raise Problem(self.path / LOG, f"line {torn} is damaged", "Put back a copy of the file, or delete that line.")
+            rows.append(row)
+        return rows
 
     def rewind(self, iteration: int) -> list[Row]:
         """The log up to this iteration; the rest is dropped from the file, too."""
@@ -117,16 +177,62 @@ class RunFolder:
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, iteration: int, save: Callable[[Path], Any]) -> None:
-        """`save(folder)` writes one; older ones go when it is whole."""
-        write_aside(self.path / CHECKPOINTS / f"{iteration:06d}", save)
-        for old in self._checkpoints()[:-KEEP]:
+    def save_checkpoint(self, iteration: int, save: Callable[[Path], Any], keep: int = KEEP) -> None:
+        """`save(folder)` writes one; when it is whole and on the disk, older ones go."""
+        path = self.path / CHECKPOINTS / f"{iteration:06d}"
+
+        def write(aside: Path) -> None:
+            save(aside)
+            seal(aside, self.identity, self.writer, iteration)
+
+        try:
+            if (self.path / LOG).exists():
+                to_disk(self.path / LOG)  # before the checkpoint, which must not know more than the log
+            write_aside(path, write)
+            to_disk(path.parent)
+        except (OSError, RuntimeError) as error:  # PyTorch's way to say that a disk is full is a RuntimeError
+            reason = f"cannot be written: {describe(error)}"
+            raise CheckpointError(f"checkpoint {iteration}", reason, self._how_to_go_on()) from error
+        self._whole.add(path)
+        for old in self._checkpoints()[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def last_checkpoint(self) -> tuple[int, Path | None]:
-        """(0, None) if there is none."""
-        found = self._checkpoints()
-        return (int(found[-1].name), found[-1]) if found else (0, None)
+        """The last whole one; (0, None) if there is none."""
+        for path in reversed(self._checkpoints()):
+            if path in self._whole or fault(path, self.identity, self.writer, int(path.name)) is None:
+                self._whole.add(path)
+                return int(path.name), path
+        return 0, None
+
+    def recover(self, writer: str) -> list[str]:
+        """Before a run goes on: set aside the last checkpoints as far as they are not whole. What there is to say of it.
+
+        Where there are checkpoints and none is whole, that is an error: to begin anew is for the user to decide.
+        """
+        self.identify()
+        broken: dict[Path, str] = {}
+        for path in reversed(self._checkpoints()):
+            wrong = fault(path, self.identity, writer, int(path.name))
+            if wrong is None:
+                break
+            broken[path] = wrong
+        if broken and len(broken) == len(self._checkpoints()):
+            found = "; ".join(f"{path.name}: {wrong}" for path, wrong in broken.items())
+            remedy = "Put back a copy, or delete this folder: --resume then begins again with the run's settings."
+            raise CheckpointError(self.path / CHECKPOINTS, f"holds no checkpoint to go on from ({found})", remedy)
+        notes = []
+        for path, wrong in broken.items():
+            kept = path.with_name(f"{BROKEN}{path.name}-{uuid.uuid4().hex[:4]}")
+            path.rename(kept)
+            notes.append(
+                f"checkpoint {int(path.name)} cannot be used: {wrong}. It is kept as {kept.name}, the one before is taken"
+            )
+        return notes
+
+    def _how_to_go_on(self) -> str:
+        saved = self.last_checkpoint()[0]
+        return f"Iteration {saved} is saved. Put that right, then: python experiments/run.py --resume {self.path}"
 
     def _checkpoints(self) -> list[Path]:
         folder = self.path / CHECKPOINTS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,7 @@ class VlmWorkplace(Workplace):
             return
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.exceptions import WorkerGroupError
 
         settings = self.settings
         learners = max(1, settings.learners)
@@ -136,7 +137,10 @@ class VlmWorkplace(Workplace):
             ),
         )
         with shown(folder, stage, plan, settings, console):
-            trainer.fit()
+            try:
+                trainer.fit()
+            except WorkerGroupError as error:
+                raise problem_in(error.worker_failures.values()) or error from error
         if folder.last_checkpoint()[0] < last:
             raise Problem(f"stage {stage}", "ended too early", "Look at the first error in its log; then --resume the run.")
 
@@ -192,6 +196,12 @@ def shown(folder: RunFolder, stage: Stage, plan: Plan, settings: Run, console: C
         finally:
             over.set()
             watcher.join()
+
+
+def problem_in(failures: Iterable[Exception]) -> Problem | None:
+    """What a learner raised for the user, out of what Ray wraps around it."""
+    raised = (getattr(failure, "_base_exc", failure) for failure in failures)
+    return next((cause for cause in raised if isinstance(cause, Problem)), None)
 
 
 def say_sft(row: Row) -> str:
@@ -303,6 +313,6 @@ def keep(learner: Learner, settings: Run, stage: Stage, folder: RunFolder, numbe
                 agent.save(folder.path / AFTER_SFT)
             agent.save(folder.path / "agent")
     if learner.team.rank == 0:
-        folder.save_checkpoint(number, learner.save)
+        folder.save_checkpoint(number, learner.save, settings.keep)
     else:
         learner.save(folder.path)

@@ -26,12 +26,17 @@ class Problem(Exception):
     """Something that a person can put right: the thing, the reason, the remedy."""
 
     def __init__(self, thing: object, reason: object, remedy: str = "") -> None:
-        self.thing, self.reason, self.remedy = str(thing), str(reason), remedy
+        self.thing, self.reason, self.remedy = readable(str(thing)), readable(str(reason)), remedy
         super().__init__(self.thing, self.reason, self.remedy)
 
     def __str__(self) -> str:
         text = f"{self.thing}: {self.reason}"
         return f"{text.rstrip('.')}. {self.remedy}" if self.remedy else text
+
+
+def readable(text: str) -> str:
+    """Text that can be printed and saved. A file's name need not be UTF-8; what of it is not is spelt out: caf\\udce9.png."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def describe(cause: BaseException) -> str:

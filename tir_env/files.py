@@ -16,9 +16,15 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         write(aside / "new")
-        if path.is_dir():  # a folder cannot be replaced by rename while it holds something
+        old = path.is_dir()  # a folder cannot be replaced by rename while it holds something
+        if old:
             os.replace(path, aside / "old")
-        os.replace(aside / "new", path)
+        try:
+            os.replace(aside / "new", path)
+        except OSError:
+            if old:
+                os.replace(aside / "old", path)
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return path

@@ -108,5 +108,7 @@ class GrpoSettings:
         for name in ("prompts", "rollouts", "at_once", "updates", "epochs"):
             if getattr(self, name) < 1:
                 raise Problem(name, f"must be at least 1, not {getattr(self, name)}", "Correct it.")
+        if self.rollouts < 2:
+            raise Problem("rollouts", "must be at least 2: GRPO judges each by the others of its start", "8 is the paper's.")
         if not (self.lr > 0 and 0 <= self.finished <= 1 and self.slip_cost >= 0):
             raise Problem("the settings of GRPO", f"make no sense: {self}", "lr must be above 0, finished in 0..1.")

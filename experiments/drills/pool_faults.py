@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import pool
+from experiments.console import main
 from pool import Call, Model, Outcome, Pool, Traits
 
 CALLS = 512
@@ -195,7 +195,7 @@ class Arguments:
     """write all counts here"""
 
 
-def main(arguments: Arguments) -> None:
+def run(arguments: Arguments) -> None:
     rows: dict[str, list[Count]] = {}
     for name, (guilty, meanwhile) in DRILLS.items():
         if arguments.only not in name:
@@ -234,4 +234,4 @@ def spread(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(Arguments, run, __doc__)

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import ray
-import tyro
 from ray._private import internal_api
 from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
 import pool
+from experiments.console import main
 from experiments.drills.pool_faults import Count, Invert, drill, private_ray, show
 from pool import Call, Pool, Traits
 
@@ -133,7 +133,7 @@ class Arguments:
     """write all counts here"""
 
 
-def main(arguments: Arguments) -> None:
+def run(arguments: Arguments) -> None:
     rows: dict[str, list[Count]] = {}
     seen: list[Memory] = []
     if arguments.only in ("", "node"):
@@ -159,4 +159,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(Arguments, run, __doc__)

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.console import main
 from pool import Outcome, Traits
 from pool.options import Options
 from pool.schedule import Group, Request, Scheduler, Seat
@@ -205,7 +205,7 @@ class Simulation:
         )
 
 
-def main(arguments: Arguments) -> None:
+def run(arguments: Arguments) -> None:
     results = [Simulation(arguments, routers).run() for routers in arguments.routers]
     headings = (
         "routers",
@@ -229,4 +229,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(Arguments, run, __doc__)

@@ -245,6 +245,21 @@ def test_a_round_in_which_everything_fails_teaches_nothing(cluster: None) -> Non
     algorithm.stop()
 
 
+def test_a_toolbox_of_one_tool(cluster: None) -> None:
+    """PPO learns with it; GRPO with one that always fails goes through its round, and stays as it was."""
+    for kind, tool in ((LightPPO, "denoise/brighter"), (LightGRPO, "denoise/fails")):
+        environment = settings(toolbox=fake_toolbox().subset([tool]), **({"group": 4} if kind is LightGRPO else {}))
+        algorithm = configure(kind, environment, Shape(Mean.dim, 1, HORIZON), VALUES, 10, 0, Place()).build_algo()
+        assert isinstance(algorithm, LightPPO)
+        before = weights_of(algorithm)
+        algorithm.train()
+        changed = any((before[key] != value).any() for key, value in weights_of(algorithm).items())
+        assert changed == (kind is LightPPO)
+        assert (algorithm.report["failures"] > 0) == (kind is LightGRPO)
+        assert np.isfinite(algorithm.report["gain/psnr"]), "of those who stopped at once"
+        algorithm.stop()
+
+
 def test_episodes_that_cannot_be_dealt_out_are_refused() -> None:
     with pytest.raises(Problem, match="in groups of 3"):
         configure(LightGRPO, settings(group=3), Shape(3, 5, 3), VALUES, 10, 0, Place())

@@ -18,7 +18,8 @@ from experiments.run import Run
 from experiments.runs import RunFolder
 from tests.conftest import ROOT
 from tests.experiments.test_scripts import within
-from tir_env.images import read_image
+from tir_env.images import read_image, write_image
+from tir_env.images.sources import skimage_photos
 from tir_env.trajectory import Trajectory
 
 pytestmark = pytest.mark.ray
@@ -127,6 +128,28 @@ def test_killed_at_a_random_moment_it_goes_on_as_if_nothing_had_happened(whole: 
     said = ended(start("--resume", tmp_path / "run"))
     assert f"going on after iteration {done}" in said or done == ITERATIONS
     assert told(tmp_path / "run") == told(whole[0])
+
+
+def test_moved_with_its_last_checkpoint_torn_it_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """As after a power cut and on another machine: other folders, the photographs named anew."""
+    for photo in skimage_photos():
+        write_image(tmp_path / "photos" / f"{photo.name}.png", photo.image[:64, :64])
+    small = ("--iterations", 2, "--test-images", "skimage", "--test-episodes", 2)
+    ended(begin(tmp_path, "run", "--images", tmp_path / "photos", *small))
+    rows, table = told(tmp_path / "run")
+    place = tmp_path / "another machine"
+    place.mkdir()
+    for name in ("run", "photos"):
+        (tmp_path / name).rename(place / name)
+    checkpoint = place / "run" / "checkpoints" / "000002"
+    torn = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size)
+    torn.write_bytes(torn.read_bytes()[:-1])
+    said = ended(start("--resume", place / "run", "--images", place / "photos"))
+    assert f"checkpoint 2 cannot be used: {torn.relative_to(checkpoint)} has " in said
+    assert "the one before is taken" in said
+    assert "going on after iteration 1" in said
+    assert told(place / "run") == (rows, table)
+    assert RunFolder(place / "run").last_checkpoint()[0] == 2
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -46,6 +46,17 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
         RunFolder.open(tmp_path).settings(Run)
 
 
+def test_what_a_power_cut_tore_off_the_log_is_dropped_and_a_hole_in_it_is_named(folder: RunFolder) -> None:
+    for number in (1, 2):
+        folder.append({"iteration": number})
+    with (folder.path / LOG).open("ab") as file:
+        file.write(b"\0" * 300 + b"\n" + b"\xff\n")
+    assert [row["iteration"] for row in folder.rows()] == [1, 2]
+    folder.append({"iteration": 3})
+    with pytest.raises(Problem, match=r"log\.jsonl: line 3 is damaged"):
+        folder.rows()
+
+
 def test_a_torn_row_and_rows_past_the_checkpoint_are_dropped(folder: RunFolder) -> None:
     for number in range(1, 6):
         folder.append({"iteration": number, "reward": 0.5})
@@ -66,19 +77,8 @@ def test_checkpoints_are_whole_and_the_last_ones_stay(folder: RunFolder) -> None
     assert path is not None
     assert (path / "state").read_text() == "whole"
     assert len(list((folder.path / CHECKPOINTS).iterdir())) == KEEP
-
-
-def test_a_save_that_fails_halfway_leaves_the_one_before(folder: RunFolder) -> None:
-    folder.save_checkpoint(1, save)
-
-    def broken(path: Path) -> None:
-        save(path)
-        raise OSError("no space left on device")
-
-    with pytest.raises(OSError, match="no space"):
-        folder.save_checkpoint(2, broken)
-    assert folder.last_checkpoint()[0] == 1
-    assert [path.name for path in (folder.path / CHECKPOINTS).iterdir()] == ["000001"]
+    folder.save_checkpoint(4, save, keep=3)
+    assert sorted(path.name for path in (folder.path / CHECKPOINTS).iterdir()) == ["000002", "000003", "000004"]
 
 
 def test_what_a_killed_save_leaves_is_no_checkpoint(folder: RunFolder) -> None:

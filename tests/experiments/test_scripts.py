@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pool import Problem
 from tests.conftest import ROOT
 from tir_env.images import read_image
 
@@ -87,6 +89,35 @@ def test_more_mistakes(command: tuple[object, ...]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_every_script_starts_in_one_way() -> None:
+    """So all of them end a user's mistake in one line, and know --debug."""
+    scripts = [path for path in (ROOT / "experiments").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+    assert len(scripts) > 25
+    others = [
+        path.name for path in scripts if not re.search(r"^from experiments\.console import .*\bmain\b", path.read_text(), re.M)
+    ]
+    assert others == []
+
+
+@pytest.mark.parametrize("name", ["run.py", "show.py", "restore.py", "drills/pool_simulation.py"])
+def test_help_names_debug(name: str) -> None:
+    done = within(name, "--help")
+    assert done.returncode == 0
+    assert "--debug (or TIR_DEBUG=1) shows where an error comes from." in done.stdout
+
+
+def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = ("show.py", "cases", "--out", tmp_path / "none" / "e.xyz")
+    assert within(*command).returncode == 2
+    with pytest.raises(Problem):
+        within(*command, "--debug")
+    with pytest.raises(Problem):
+        within("run.py", "--debug", "--seed", -1)
+    monkeypatch.setenv("TIR_DEBUG", "1")
+    with pytest.raises(Problem):
+        within(*command)
 
 
 def test_trl_trains_in_our_world(tmp_path: Path) -> None:

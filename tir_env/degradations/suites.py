@@ -94,6 +94,10 @@ class Suite(Sequence[Case]):
     name: str
     cases: tuple[Case, ...]
 
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise SuiteError(f"suite {self.name!r}", "has no cases", "Give it at least one.")
+
     def __getitem__(self, index: Any) -> Any:
         return self.cases[index]
 

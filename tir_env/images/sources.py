@@ -20,6 +20,7 @@ import numpy as np
 import skimage.data
 from cachetools import LRUCache, cached
 
+from pool.errors import readable
 from tir_env.images.generate import dead_leaves
 from tir_env.images.operations import Image, digest
 from tir_env.images.reading import MAX_PIXELS, MIN_SIDE, SUFFIXES, ImageError, read_image
@@ -134,7 +135,7 @@ def folder(
 
     def look(file: Path) -> Photo | ImageError:
         try:
-            photo = Photo(file.relative_to(root).as_posix(), FileReader.of(file, max_pixels, min_side))
+            photo = Photo(readable(file.relative_to(root).as_posix()), FileReader.of(file, max_pixels, min_side))
             photo.__dict__["digest"] = digest(photo.read())  # known from now on; the pixels are let go
             return photo
         except ImageError as error:
@@ -151,7 +152,7 @@ def folder(
             else:
                 log.warning("skipped %s", found)
                 problems.append(found)
-    return Images(str(path), photos, problems)
+    return Images(readable(str(path)), photos, problems)
 
 
 @dataclass(frozen=True)
@@ -226,5 +227,5 @@ def open_images(spec: str | Path | Images, **options: Any) -> Images:
     if "," in text and not Path(text).exists():
         sources = [open_images(part.strip(), **options) for part in text.split(",")]
         photos = [replace(photo, name=f"{s.name}/{photo.name}") for s in sources for photo in s]
-        return Images(text, photos, [p for s in sources for p in s.problems])
+        return Images(readable(text), photos, [p for s in sources for p in s.problems])
     return folder(text, **options)

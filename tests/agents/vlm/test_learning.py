@@ -379,7 +379,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(world: World) -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [(SftSettings(), {"epochs": 0}), (SftSettings(), {"lr": -1.0}), (SftSettings(), {"warm": 1.0}), (GrpoSettings(), {"prompts": 0}),
-     (GrpoSettings(), {"rollouts": 0}), (GrpoSettings(), {"lr": 0.0}), (GrpoSettings(), {"finished": 1.5})],
+     (GrpoSettings(), {"rollouts": 1}), (GrpoSettings(), {"lr": 0.0}), (GrpoSettings(), {"finished": 1.5})],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(Problem):

@@ -1,0 +1,67 @@
+"""Where a run's folder may be, and what is said of places that will not do. Nothing is made there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.console import problem_of
+from experiments.run import Run
+from experiments.runs import RunFolder
+from pool import Problem
+from tests.experiments.test_scripts import within
+
+
+@pytest.mark.parametrize("below", [".", "run", "deep/run"])
+def test_a_file_is_no_folder_for_a_run(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = within("run.py", "--out", tmp_path / "file" / below)
+    assert done.returncode == 2
+    assert f"cannot be a run's folder: {tmp_path / 'file'} is a file. Choose another --out." in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_place_that_may_not_be_written_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.runs.os.access", lambda path, mode: False)  # who tests may be root, who may write anywhere
+    with pytest.raises(Problem, match=f"you may not write to {tmp_path}"):
+        RunFolder.check_free(tmp_path / "deep" / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(Problem, match=r"/proc/none: cannot be made: .*Choose another --out"):
+        RunFolder.create(Path("/proc/none"), Run())
+
+
+def test_settings_that_cannot_be_written_down_leave_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"--images caf\\udce9: is no UTF-8"):
+        RunFolder.create(tmp_path / "run", Run(images="caf\udce9"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_group_of_one_has_nothing_to_be_judged_by(tmp_path: Path) -> None:
+    for options, said in (
+        (("--policy", "clip_mlp", "--group", 1, "--encoder", "statistics"), "--group: must be at least 2"),
+        (("--policy", "vlm", "--rollouts", 1), "rollouts: must be at least 2"),
+    ):
+        done = within("run.py", "--algo", "grpo", *options, "--out", tmp_path / "run")
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_scripts_say_what_the_system_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = within("show.py", "cases", "--suite", "restore-r1-i", "--out", tmp_path / "file" / "sheet.png")
+    assert done.returncode == 2
+    assert f"error: {tmp_path / 'file'}" in done.stderr
+    assert "choose another place" in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR])
+def test_the_systems_errors_come_with_a_remedy(number: int) -> None:
+    problem = problem_of(OSError(number, os.strerror(number), "/some/file"))
+    assert str(problem).startswith(f"/some/file: {os.strerror(number)}. ")
+    assert problem.remedy
+    assert str(problem_of(OSError("odd"))) == "a file: odd"
