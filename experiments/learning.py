@@ -34,7 +34,7 @@ def train(
     done, checkpoint = folder.last_checkpoint()
     folder.rewind(done)
     if checkpoint is not None:
-        algorithm.restore_from_path(str(checkpoint.resolve()))  # unpickles: `last_checkpoint` has verified it
+        algorithm.load_state(checkpoint)
     say = partial(gains, metrics=metrics)
     with trackers(folder, wandb_mode, done) as listeners, display(console, iterations, done, say) as show:
         for number in range(done + 1, iterations + 1):
@@ -45,7 +45,7 @@ def train(
             if number % every == 0 or number == iterations:
                 # The agent first: a kill between the two must not leave a finished run with the agent before the last.
                 export(algorithm, shape, encoder, tools).save(folder.path / "agent")
-                folder.save_checkpoint(number, lambda path: algorithm.save_to_path(str(path.resolve())), keep)
+                folder.save_checkpoint(number, algorithm.save_state, keep)
             for listener in listeners:
                 listener.log(row)
             show(row)

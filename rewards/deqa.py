@@ -130,8 +130,8 @@ class ChatScorer(Scorer):
         self._device = _device()
         question = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
         try:
-            self._processor = AutoProcessor.from_pretrained(self.checkpoint)
-            network: Any = AutoModelForImageTextToText.from_pretrained(self.checkpoint, dtype="auto")
+            self._processor = AutoProcessor.from_pretrained(self.checkpoint, trust_remote_code=False)
+            network: Any = AutoModelForImageTextToText.from_pretrained(self.checkpoint, dtype="auto", trust_remote_code=False)
             tokenizer = self._processor.tokenizer
             self._prompt = self._processor.apply_chat_template(question, add_generation_prompt=True, tokenize=False) + ANSWER
             # After the answer's last word the next one begins with a space.

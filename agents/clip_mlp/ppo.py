@@ -9,27 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
+from agents.clip_mlp import state
 from agents.clip_mlp.config import Hyperparameters
 from agents.clip_mlp.module import module_spec
 from agents.clip_mlp.network import Shape
 from agents.clip_mlp.rollouts import Rollout, Rounds, TreeRounds, figures_of, play_round, seed_all
 from pool import Problem
 from rewards import RewardDesign, make_reward
-
-REWARD_STATE = "reward_design"
-ROUND = "round"
 
 
 class StandardiseRealSteps(ConnectorV2):
@@ -106,6 +105,10 @@ class LightPPO(PPO):
             shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._send_weights()
+
+    def _send_weights(self) -> None:
+        """To all that play."""
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
         )
@@ -122,8 +125,8 @@ class LightPPO(PPO):
                 rollout.judge(self.design)
 
     def sample_round(self) -> list[Rollout]:
-        seed, number, state = self.config.run_seed, self.rounds, self.design.state_dict()
-        played = self.env_runner_group.foreach_env_runner(lambda runner: play_round(runner, seed, number, state))
+        seed, number, reward = self.config.run_seed, self.rounds, self.design.state_dict()
+        played = self.env_runner_group.foreach_env_runner(lambda runner: play_round(runner, seed, number, reward))
         results = [each for each in played if each is not None]
         if not results:
             raise Problem("the env runners", "are all lost", "Look at their logs: the first error there is the cause.")
@@ -138,14 +141,22 @@ class LightPPO(PPO):
     def _reported(self) -> list[str]:
         return list(dict.fromkeys((*self.design.metrics, *self.config.env_config.get("metrics", ()))))
 
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**super().get_state(*args, **kwargs), REWARD_STATE: self.design.state_dict(), ROUND: self.rounds}
+    def save_state(self, folder: Path) -> None:
+        """Weights, optimizer, the reward design's state and the number of rounds: all else follows from these and the settings."""
+        learner = self.learner_group.get_state()[COMPONENT_LEARNER]
+        learner = {key: learner[key] for key in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, WEIGHTS_SEQ_NO)}
+        state.save({"learner": learner, "reward_design": self.design.state_dict(), "rounds": self.rounds}, folder)
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
-        if REWARD_STATE in state:
-            self.design.load_state_dict(state[REWARD_STATE])
-            self.rounds = state[ROUND]
+    def load_state(self, folder: Path) -> None:
+        found = state.load(folder)
+        try:
+            self.learner_group.set_state({COMPONENT_LEARNER: found["learner"]})
+            self.design.load_state_dict(found["reward_design"])
+            self.rounds = found["rounds"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # what PyTorch says to weights of other sizes
+            reason = f"does not fit these settings: {' '.join(str(error).split())[:200]}"
+            raise state.StateError(folder, reason, "Resume with the settings that the run was begun with.") from error
+        self._send_weights()
 
 
 class LightConfig(PPOConfig):

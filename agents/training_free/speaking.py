@@ -75,8 +75,8 @@ class ChatModel(Model):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(self.checkpoint)
-            network: Any = AutoModelForImageTextToText.from_pretrained(self.checkpoint, dtype="auto")
+            self._processor: Any = AutoProcessor.from_pretrained(self.checkpoint, trust_remote_code=False)
+            network: Any = AutoModelForImageTextToText.from_pretrained(self.checkpoint, dtype="auto", trust_remote_code=False)
         except Exception as error:  # OSError, ValueError, and whatever reading a broken file raises
             remedy = (
                 f"Run `hf download {self.checkpoint}` on a machine with a network and copy the folder hub of its HF_HOME into this "

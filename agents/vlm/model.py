@@ -164,7 +164,7 @@ def load(spec: VlmSpec) -> Vlm:
     _check_there(place)
     try:
         with quietly():
-            processor = AutoProcessor.from_pretrained(place)
+            processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
             model = Qwen3VLForConditionalGeneration.from_pretrained(place, dtype=DTYPES[spec.dtype])
     except Exception as error:  # the hub, the file system and transformers raise all sorts
         first = (str(error).strip().splitlines() or [""])[0]

@@ -155,17 +155,28 @@ def test_two_and_two_iterations_are_four(algorithm: LightPPO, tmp_path: Any) -> 
     """Weights, optimizer, reward state, starts and random numbers: all of it goes on where it stood."""
     for _ in range(2):
         algorithm.train()
-    algorithm.save_to_path(str(tmp_path))
+    algorithm.save_state(tmp_path)
     for _ in range(2):
         algorithm.train()
     other = build(type(algorithm))
-    other.restore_from_path(str(tmp_path))
+    other.load_state(tmp_path)
     for _ in range(2):
         other.train()
     one, two = weights_of(algorithm), weights_of(other)
     assert all((one[key] == two[key]).all() for key in one)
     assert algorithm.report == other.report
     assert algorithm.rounds == other.rounds == 4
+    other.stop()
+
+
+def test_a_state_of_other_sizes_is_refused(ppo: LightPPO, tmp_path: Any) -> None:
+    ppo.save_state(tmp_path)
+    toolbox = fake_toolbox().subset(["denoise/brighter"])
+    config = configure(LightPPO, settings(toolbox=toolbox), Shape(Mean.dim, 1, HORIZON), VALUES, 10, 0, Place())
+    other = config.build_algo()
+    assert isinstance(other, LightPPO)
+    with pytest.raises(Problem, match=r"does not fit these settings.*Resume with the settings"):
+        other.load_state(tmp_path)
     other.stop()
 
 
@@ -197,8 +208,8 @@ def test_the_adaptive_state_is_saved_and_reaches_the_environment(cluster: None, 
     first.train()
     state = first.design.state_dict()
     assert state["batches"] == 1
-    first.save_to_path(str(tmp_path))
-    second.restore_from_path(str(tmp_path))
+    first.save_state(tmp_path)
+    second.load_state(tmp_path)
     assert second.design.state_dict() == state
     second.sample_round()
     [runner] = [r for r in [second.env_runner] if r is not None]

@@ -100,8 +100,9 @@ class DepthModel:
             from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
             try:
-                processor = AutoImageProcessor.from_pretrained(self.model)
-                self._loaded = processor, AutoModelForDepthEstimation.from_pretrained(self.model).to(self.device).eval()
+                processor = AutoImageProcessor.from_pretrained(self.model, trust_remote_code=False)
+                network = AutoModelForDepthEstimation.from_pretrained(self.model, trust_remote_code=False)
+                self._loaded = processor, network.to(self.device).eval()
             except (OSError, ValueError) as error:
                 reason = f"cannot be loaded: {str(error).splitlines()[0]}"
                 remedy = (
