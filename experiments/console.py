@@ -46,8 +46,9 @@ def main(
 def parse(kind: type[Settings], arguments: list[str], about: str | None = None, default: Settings | None = None) -> Settings:
     """The command line as a dataclass; `about` is what --help begins with."""
     description = f"{about or ''}\n\n{DEBUG} (or TIR_DEBUG=1) shows where an error comes from."
-    given = {} if default is None else {"default": default}
-    return tyro.cli(kind, description=description, args=arguments, **given)
+    if default is None:
+        return tyro.cli(kind, description=description, args=arguments)
+    return tyro.cli(kind, description=description, args=arguments, default=default)
 
 
 REMEDIES = {
