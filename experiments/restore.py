@@ -79,9 +79,10 @@ def restore(settings: Restore) -> None:
         console.print(f"left out {problem}")
     with connect(settings.pool) as pool:
         restorer = Restorer(settings.agent, settings.toolbox, settings.horizon, pool, settings.metrics)
+        names = output_names([photo.name for photo in photos])
         for photo in track(photos, "restoring", console=console, transient=True, disable=not console.is_terminal):
             trajectory = restorer.restore(photo.image, photo.name)
-            name = Path(photo.name).with_suffix("").as_posix().replace("/", "-")
+            name = names[photo.name]
             write_image(settings.out / f"{name}.png", trajectory.image)
             save_figure(trajectory.figure(settings.metrics), settings.out / f"{name}-steps.png")
             scores = "  ".join(
@@ -91,6 +92,20 @@ def restore(settings: Restore) -> None:
             for failure in trajectory.failures:
                 console.print(f"  {failure.message}")
     console.print(f"wrote {settings.out}")
+
+
+def output_names(photos: Sequence[str]) -> dict[str, str]:
+    """What each result is called: as its picture, without folder and suffix; those that would be called alike are numbered."""
+    wanted = {photo: Path(photo).with_suffix("").as_posix().replace("/", "-") for photo in photos}
+    names: dict[str, str] = {}
+    # Whoever is alone with a name keeps it; the others give way, also to the files that show the steps.
+    for photo in sorted(photos, key=lambda photo: sum(name == wanted[photo] for name in wanted.values())):
+        name, number = wanted[photo], 1
+        while {name, f"{name}-steps"} & {taken for each in names.values() for taken in (each, f"{each}-steps")}:
+            number += 1
+            name = f"{wanted[photo]}-{number}"
+        names[photo] = name
+    return names
 
 
 if __name__ == "__main__":

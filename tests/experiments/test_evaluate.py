@@ -12,6 +12,7 @@ import torch
 from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
 from agents.clip_mlp.network import Actor, Shape
 from experiments.reporting import summary
+from experiments.restore import output_names
 from tests.agents.encoders import Statistics
 from tests.experiments.test_scripts import within
 from tir_env.images import Image, read_image, write_image
@@ -76,6 +77,14 @@ def test_a_trying_agent_pays_for_what_it_tried(agent: Path, tmp_path: Path) -> N
     data = json.loads((tmp_path / "e.json").read_text())
     assert data["all"]["policy calls"] == 1
     assert data["all"]["calls"] >= np.mean([len(e["tools"]) for e in data["episodes"]]) > 0
+
+
+def test_no_result_takes_the_place_of_another() -> None:
+    assert output_names(["a.jpg", "b/c.png"]) == {"a.jpg": "a", "b/c.png": "b-c"}
+    names = output_names(["a.jpg", "a.png", "x/y.png", "x-y.png", "a-2.png", "p.png", "p-steps.png"])
+    files = [file for name in names.values() for file in (name, f"{name}-steps")]
+    assert len(set(files)) == 2 * 7
+    assert (names["a-2.png"], names["a.jpg"], names["a.png"]) == ("a-2", "a", "a-3")
 
 
 def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: Path, photo: Image) -> None:
