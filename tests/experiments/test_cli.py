@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,8 @@ def test_help_has_a_line_for_each_command_and_imports_none(capsys: pytest.Captur
         assert len(line) > 40, f"the first line of {command.module}'s docstring says nothing"
     heavy = {"numpy", "ray", "torch", "tyro", "gymnasium"}
     code = f"import sys, experiments.cli as c; c.usage(); print(sorted({heavy} & set(sys.modules)))"
-    seconds = []
-    for _ in range(3):  # other work on the machine may slow one down
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
-        seconds.append(time.perf_counter() - began)
-        assert done.stdout == "[]\n", done.stderr
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
