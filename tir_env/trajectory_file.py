@@ -6,9 +6,6 @@ A folder that is there is whole: it is written aside and renamed. What is read i
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from rewards import Score
+from tir_env.files import write_aside
 from tir_env.images.operations import Image, digest
 from tir_env.images.reading import read_image, write_image
 from tir_env.trajectory import GIVEN, Failure, Start, Step, Trajectory, TrajectoryError
@@ -71,21 +69,15 @@ def save(trajectory: Trajectory, folder: Path, images: Literal["png", "reference
     if folder.exists() and not (folder / JSON).is_file() and any(folder.iterdir()):
         raise TrajectoryError(folder, "holds other files", "Name a folder of its own.")
     text = _as_json(trajectory, images)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        new = aside / "new"
+
+    def write(new: Path) -> None:
         new.mkdir()
         if images == "png":
             for name, image in _pictures(trajectory):
                 write_image(new / name, image)
         (new / JSON).write_text(text, encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, aside / "old")
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+
+    return write_aside(folder, write)
 
 
 def _pictures(trajectory: Trajectory) -> list[tuple[str, Image]]:
