@@ -3,10 +3,10 @@
     python experiments/bench_tir.py --test-images FOLDER          three seeds of nine trainings: a day on two cores, in parts
 
 Every variant is a run of `run.py --algo grpo` with one flag changed. All that learn from demonstrations use the same ones of their
-seed, perturbed in their own way. Each is tested on photographs that nothing was trained on, beside no tool, a random policy, the best
-single tool, the teacher, the light agent and the greedy oracle. You see every metric's gain (higher is better, whichever way
-the metric points) with the standard deviation between seeds; how diverse eight rollouts of the policy after SFT are (figure 3); and for
-each metric how it went from SFT to GRPO.
+seed, perturbed in their own way; those that differ in the reward begin from the same model. Each is tested on photographs that nothing
+was trained on, beside no tool, a random policy, the best single tool, the teacher, the light agent and the greedy oracle. You see every
+metric's gain (higher is better, whichever way the metric points) with the standard deviation between seeds; how diverse eight rollouts
+of the policy after SFT are (figure 3); and for each metric how it went from SFT to GRPO.
 
 Everything that is done is kept under --out: run it again to go on.
 """
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from agents.agent import observer_for, play
 from agents.opening import open_agent
-from agents.vlm.agent import VlmAgent
+from agents.vlm.agent import MODEL, VlmAgent
 from agents.vlm.model import load
 from agents.vlm.settings import VlmSpec
 from experiments.cells import Cells, train_run
@@ -38,8 +38,9 @@ from tir_env.world import World
 
 SUITES = ("mio100-a", "restore-r1-i")
 METRICS = ("psnr", "ssim", "fsim", "gmsd", "pocket-deqa", "piqe")
+WHOLE = "TIR-Agent"
 VARIANTS: dict[str, tuple[object, ...]] = {
-    "TIR-Agent": (),
+    WHOLE: (),
     "w/o SFT": ("--no-sft",),
     "w/o EDP": ("--no-edp",),
     "w/o α^t": ("--alpha-t", 0),
@@ -52,7 +53,7 @@ VARIANTS: dict[str, tuple[object, ...]] = {
 UNTRAINED = "untrained"
 STAGES = {"vanilla": UNTRAINED, "w/o RL": AFTER_SFT}
 RIVALS = ("none", "random", "4kagent", "oracle:psnr")
-DIVERSE = ("TIR-Agent", "w/o EDP", "w/o α^t", "w/o α^m")
+DIVERSE = (WHOLE, "w/o EDP", "w/o α^t", "w/o α^m")
 
 
 @dataclass
@@ -111,8 +112,13 @@ def folder_of(variant: str, seed: int, settings: Bench) -> Path:
 
 
 def train(variant: str, seed: int, settings: Bench) -> Path:
+    """A run of run.py. Variants of the reward alone begin from the first one's model after SFT: theirs would be the same."""
     common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8, *shlex.split(settings.options))
-    return train_run(folder_of(variant, seed, settings), *common, *VARIANTS[variant])
+    begin: tuple[object, ...] = ()
+    if "--reward" in VARIANTS[variant]:
+        train(WHOLE, seed, settings)
+        begin = ("--no-sft", "--model", folder_of(WHOLE, seed, settings) / AFTER_SFT / MODEL)
+    return train_run(folder_of(variant, seed, settings), *common, *VARIANTS[variant], *begin)
 
 
 def trained(variant: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def trained(variant: str, seed: int, settings: Bench, worlds: dict[str, World]) 
 
 
 def staged(stage: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
-    folder = folder_of("TIR-Agent", seed, settings) / stage
+    folder = folder_of(WHOLE, seed, settings) / stage
     if stage == UNTRAINED and not folder.exists():
         VlmAgent(load(VlmSpec()), next(iter(worlds.values())).toolbox, VlmSpec()).save(folder)
     return qualities(str(folder), settings, worlds)
@@ -191,7 +197,7 @@ def rise_table(done: dict[str, Any], settings: Bench) -> Table:
     for column in ("suite", *METRICS):
         made.add_column(column, justify="right")
     for suite in SUITES:
-        pairs = [(f"TIR-Agent {seed}", f"w/o RL {seed}") for seed in range(settings.seeds)]
+        pairs = [(f"{WHOLE} {seed}", f"w/o RL {seed}") for seed in range(settings.seeds)]
         there = [pair for pair in pairs if pair[0] in done and pair[1] in done]
         rises = [[np.nanmean(done[a][suite][m]) - np.nanmean(done[b][suite][m]) for a, b in there] for m in METRICS]
         made.add_row(suite, *(told(np.array(rise)) for rise in rises))
