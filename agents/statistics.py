@@ -7,12 +7,15 @@ that it was trained on. They tell weak noise, blur and blocks apart where an emb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agents.encoder import Features, windows
 from pool import Model, Traits
+
+if TYPE_CHECKING:
+    import torch
 
 MOST = 4.0  # standard deviations: what lies further out counts as that
 
@@ -61,5 +64,9 @@ class Statistics(Model):
                 )
                 for w in windows(image)
             ]
-            seen = self._norm(torch.cat(numbers)).clamp(-MOST, MOST).mean(dim=0) / self.dim**0.5
-            return np.asarray(seen.cpu().numpy(), np.float32)
+            return np.asarray(self.features(torch.cat(numbers)).cpu().numpy(), np.float32)
+
+    def features(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The statistics of an image's windows, [windows, all], to its features, [dim]."""
+        seen: torch.Tensor = self._norm(numbers).clamp(-MOST, MOST).mean(dim=0) / self.dim**0.5
+        return seen

@@ -5,7 +5,8 @@
 Trains PPO and GRPO with several seeds on generated and scikit-image photographs, one agent for all three levels, at most three calls,
 reward `gain:psnr`; tests on 63x63 patches of other photographs. Beside them: no tool, the best single tool, the best fixed sequence of
 three (both chosen with the test patches in hand), the greedy oracle, which reads the ground truth, and on a part of the patches the
-exhaustive one. You see the mean PSNR of each level and the share of the way from no tool to the greedy oracle.
+exhaustive one. You see the mean PSNR of each level and the share of the way from no tool to the greedy oracle. With --samples also the
+twelve patches that RL-Restore's repository publishes, beside what its own agent (a DQN with an LSTM) reaches on them.
 
 Everything that is done is kept under --out: run it again to go on.
 """
@@ -24,17 +25,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from agents.agent import observer_for, play
+from agents.agent import finish, observer_for, play
 from agents.opening import open_agent
 from experiments.cells import Cells, train_run
 from experiments.console import at_least, main
-from pool import Call, Pool, connect
+from pool import Call, Pool, Problem, connect
+from tir_env.images import read_image
 from tir_env.images.operations import Image
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Start
 from tir_env.world import World
 
 LEVELS = ("mild", "moderate", "severe")
+# The published agent on the samples, in the order of `samples`: from its own runtime, four of each level.
+PUBLISHED = (24.571, 25.780, 24.280, 24.210, 24.520, 20.989, 28.476, 25.046, 20.797, 26.214, 20.033, 26.624)
 DEPTH = 3
 SIDE = 63
 
@@ -53,12 +57,20 @@ class Bench:
     """Of each training."""
     episodes: int = 128
     """Of each iteration."""
-    encoder: str = "pocket-clip"
+    starts: int = 0
+    """Train on so many first patches only; 0: always new ones."""
+    lr_end: float = 0.05
+    """What part of the learning rate is left in the last iteration."""
+    encoder: str = "pocket-levels"
     """The frozen encoder."""
     patches: int = 500
     """Test patches of each level."""
     exhaustive: int = 50
     """Of these, how many the exhaustive oracle gets: it runs 1,884 tools for each."""
+    candidates: int = 20
+    """The best fixed sequences on these that are tried on all."""
+    samples: Path | None = None
+    """The folder with RL-Restore's samples: mild_in, mild_gt and so on."""
     pool: str = "ray"
     """Where the tools run: local or ray."""
     out: Path = Path("out/bench_light")
@@ -67,18 +79,28 @@ class Bench:
 
 def bench(settings: Bench) -> None:
     at_least(1, seeds=settings.seeds, patches=settings.patches, exhaustive=settings.exhaustive, iterations=settings.iterations)
+    at_least(1, candidates=settings.candidates)
+    if settings.samples is not None:
+        samples(settings.samples)
     Toolbox.load("rl-restore").with_weights_only()  # says what is missing before an hour is spent
-    told = {name: getattr(settings, name) for name in ("test_images", "patches", "iterations", "images", "episodes", "encoder")}
+    told = {
+        name: getattr(settings, name)
+        for name in ("test_images", "patches", "iterations", "images", "episodes", "encoder", "starts")
+    }
     cells = Cells(settings.out / "cells.json", told)
     with connect(settings.pool) as pool:
         worlds = {level: test_world(level, settings, pool) for level in LEVELS}
         for level, world in worlds.items():
             starts = [world.draw(0, k) for k in range(settings.patches)]
-            cells.fill(f"bounds {level}", bounds, world, starts, settings.exhaustive)
+            cells.fill(f"bounds {level}", bounds, world, starts, settings.exhaustive, settings.candidates)
         for algo, seed in itertools.product(settings.algos, range(settings.seeds)):
             cells.fill(f"{algo} {seed}", trained, algo, seed, settings, worlds)
+            if settings.samples is not None:
+                cells.fill(f"samples {algo} {seed}", on_samples, algo, seed, settings, worlds["mild"])
     console = Console()
     console.print(table(cells.done, settings))
+    if settings.samples is not None:
+        console.print(samples_table(cells.done, settings))
     console.print(f"figures: {cells.path}")
 
 
@@ -94,10 +116,11 @@ def test_world(level: str, settings: Bench, pool: Pool) -> World:
 def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, list[float]]:
     """PSNR of every test patch after the trained agent. The training is a run like any other, resumed if it is there."""
     folder = train_run(
-        settings.out / "runs" / f"{algo}-{seed}", "--algo", algo, "--policy", "clip_mlp", "--seed", seed, "--toolbox", "rl-restore",
+        folder_of(algo, seed, settings), "--algo", algo, "--policy", "clip_mlp", "--seed", seed, "--toolbox", "rl-restore",
         "--suite", "rl-restore", "--images", settings.images, "--test-images", "skimage", "--reward", "gain:psnr", "--metrics", "psnr",
-        "--lr-end", 0.05, "--horizon", DEPTH, "--crop", SIDE, "--iterations", settings.iterations, "--episodes", settings.episodes,
-        "--encoder", settings.encoder, "--pool", settings.pool, "--test-episodes", "24",
+        "--lr-end", settings.lr_end, "--starts", settings.starts, "--horizon", DEPTH, "--crop", SIDE,
+        "--iterations", settings.iterations, "--episodes", settings.episodes, "--encoder", settings.encoder, "--pool", settings.pool,
+        "--test-episodes", 24,
     )  # fmt: skip
     results = {}
     for level, world in worlds.items():
@@ -107,10 +130,40 @@ def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> 
     return results
 
 
+def folder_of(algo: str, seed: int, settings: Bench) -> Path:
+    return settings.out / "runs" / f"{algo}-{seed}"
+
+
+def on_samples(algo: str, seed: int, settings: Bench, world: World) -> list[float]:
+    assert settings.samples is not None
+    agent = open_agent(str(folder_of(algo, seed, settings)), world)
+    trajectories = [world.enter(image, name, clean) for name, image, clean in samples(settings.samples)]
+    finish(world, observer_for(agent, world), agent, trajectories)
+    return [t.end_quality["psnr"].raw for t in trajectories]
+
+
+def samples(folder: Path) -> list[tuple[str, Image, Image]]:
+    """Name, spoilt and clean patch of each, in the order of `PUBLISHED`."""
+    found = []
+    for level in LEVELS:
+        for path in sorted((folder / f"{level}_in").glob("*.png"), key=number):
+            found.append(
+                (f"{level}/{path.stem}", read_image(path), read_image(folder / f"{level}_gt" / f"{number(path)}_gt.png"))
+            )
+    if len(found) != len(PUBLISHED):
+        reason = f"holds {len(found)} samples, not {len(PUBLISHED)}"
+        raise Problem(folder, reason, "Give the folder with mild_in, mild_gt ... of github.com/yuke93/RL-Restore.")
+    return found
+
+
+def number(path: Path) -> int:
+    return int(path.stem.removesuffix("_in"))
+
+
 # -- bounds ------------------------------------------------------------------------------------------------------------------
 
 
-def bounds(world: World, starts: Sequence[Start], exhaustive: int) -> dict[str, Any]:
+def bounds(world: World, starts: Sequence[Start], exhaustive: int, count: int) -> dict[str, Any]:
     """PSNR of every patch under each bound; the exhaustive oracle and its company on the first patches only."""
     tools = [tool.name for tool in world.toolbox]
     begun = world.begin(starts)
@@ -123,7 +176,7 @@ def bounds(world: World, starts: Sequence[Start], exhaustive: int) -> dict[str, 
     print(f"  every sequence on {exhaustive} patches", flush=True)
     trees = sequences(world.pool, tools, images[:exhaustive], clean[:exhaustive], none[:exhaustive])
     means = {name: float(np.mean(values)) for name, values in trees.items() if name.count("+") == DEPTH - 1}
-    candidates = sorted(means, key=lambda name: -means[name])[:20]
+    candidates = sorted(means, key=lambda name: -means[name])[:count]
     fixed = {}
     for name in track(candidates, "  the best fixed sequences on all patches", transient=True):
         current = images
@@ -208,6 +261,23 @@ def table(done: dict[str, Any], settings: Bench) -> Table:
             means = [float(np.mean(run[level])) for run in runs]
             cells.append((f"{np.mean(means):.2f} ±{np.std(means):.2f}", way(level, float(np.mean(means)))))
         made.add_row(algo, *itertools.chain(*cells), style="bold")
+    return made
+
+
+def samples_table(done: dict[str, Any], settings: Bench) -> Table:
+    made = Table(title="PSNR on RL-Restore's twelve samples (± between seeds)", box=box.SIMPLE_HEAD)
+    for column in ("", *LEVELS, "all"):
+        made.add_column(column, justify="right" if column else "left")
+
+    def row(name: str, runs: Sequence[Sequence[float]], style: str = "") -> None:
+        values = np.array(runs).reshape(len(runs), len(LEVELS), -1)
+        means = np.concatenate([values.mean(axis=2), values.mean(axis=(1, 2))[:, None]], axis=1)
+        spread = [f" ±{each:.2f}" if len(runs) > 1 else "" for each in means.std(axis=0)]
+        made.add_row(name, *(f"{mean:.2f}{std}" for mean, std in zip(means.mean(axis=0), spread, strict=True)), style=style)
+
+    row("RL-Restore (published)", [PUBLISHED])
+    for algo in settings.algos:
+        row(algo, [done[f"samples {algo} {seed}"] for seed in range(settings.seeds)], "bold")
     return made
 
 

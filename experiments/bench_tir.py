@@ -62,6 +62,8 @@ class Bench:
     """Photographs to test on, such as a folder of BSD100; never trained on."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which ones to train."""
+    light: bool = True
+    """Train the light agent beside them, too."""
     seeds: int = 3
     """Trainings of each."""
     tests: int = 96
@@ -86,7 +88,8 @@ def bench(settings: Bench) -> None:
             cells.fill(rival, qualities, rival, settings, worlds)
         cells.fill("best single", best_single, settings, worlds)
         for seed in range(settings.seeds):
-            cells.fill(f"clip_mlp {seed}", light, seed, settings, worlds)
+            if settings.light:
+                cells.fill(f"clip_mlp {seed}", light, seed, settings, worlds)
             for variant in settings.variants:
                 cells.fill(f"{variant} {seed}", trained, variant, seed, settings, worlds)
                 if variant in DIVERSE:

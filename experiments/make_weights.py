@@ -22,6 +22,7 @@ from rich.table import Table
 from experiments.console import main
 from experiments.training import restoration
 from experiments.training.encoder import PocketClip
+from experiments.training.levels import PocketLevels
 from experiments.training.scorer import Scorer
 from experiments.training.trainer import Job, Plan, Progress, TrainingError, train
 from experiments.training.vlm import PocketVlm
@@ -55,7 +56,7 @@ class Settings:
 
 def jobs() -> list[Job]:
     """Everything that ships, in the order in which it is trained."""
-    return [*restoration.recipes(), PocketClip(), Scorer(), PocketVlm()]
+    return [*restoration.recipes(), PocketClip(), Scorer(), PocketLevels(), PocketVlm()]
 
 
 def chosen(only: tuple[str, ...]) -> list[Job]:

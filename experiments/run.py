@@ -78,7 +78,7 @@ class Run:
     starts: int = LIGHT["starts"]
     """Train on so many first images only, spread evenly over the cases; 0: always new ones."""
     encoder: str = LIGHT["encoder"]
-    """The frozen image encoder: pocket-clip, statistics, a name of open_clip's, or your own as module:Class."""
+    """The frozen image encoder: pocket-clip, pocket-levels, statistics, a name of open_clip's, or your own as module:Class."""
     pretrained: str = LIGHT["pretrained"]
     """open_clip's tag or a local file for its weights."""
     iterations: int = LIGHT["iterations"]

@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from agents.agent import Observations
 from agents.clip_mlp.network import Actor, Shape
+from agents.levels import POCKET as POCKET_LEVELS
+from agents.levels import Levels
+from agents.statistics import Statistics
 from pool import Model, Problem
 from tir_env.files import write_aside
 from tir_env.tools import Toolbox
@@ -32,17 +35,17 @@ class AgentError(Problem):
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Which frozen encoder: `pocket-clip`, `statistics`, a name of open_clip's with its `pretrained` tag or file, or your own as
-    `module:Class`."""
+    """Which frozen encoder: `pocket-clip`, `pocket-levels`, `statistics`, a name of open_clip's with its `pretrained` tag or file, or
+    your own as `module:Class`."""
 
     model: str = "pocket-clip"
     pretrained: str = ""
 
     def open(self) -> Model:
         if self.model == "statistics" and not self.pretrained:
-            from agents.statistics import Statistics  # it knows PyTorch
-
             return Statistics()
+        if self.model == POCKET_LEVELS and not self.pretrained:
+            return Levels()
         kind, _, rest = self.model.partition(":")
         if not rest or kind in ("hf-hub", "local-dir"):  # these two are open_clip's
             from agents.encoder import Encoder  # it knows open_clip, which takes a second to import

@@ -7,12 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments.bench_light import DEPTH, LEVELS, Bench, bounds, greedy_oracle, sequences, table
+from experiments.bench_light import (
+    DEPTH,
+    LEVELS,
+    PUBLISHED,
+    Bench,
+    bounds,
+    greedy_oracle,
+    samples,
+    samples_table,
+    sequences,
+    table,
+)
 from experiments.cells import Cells
 from pool import Problem
 from tests.conftest import fake_toolbox
-from tir_env.images.operations import Image
+from tir_env.images import operations
 from tir_env.world import World
 
 TOOLS = ("denoise/brighter", "denoise/darker")  # by 10 grey levels
@@ -23,7 +35,7 @@ def world() -> World:
     return World(toolbox=fake_toolbox().subset(TOOLS), suite="dark", crop=32, horizon=DEPTH)
 
 
-def pairs(*distances: int) -> tuple[list[Image], list[Image | None], list[float]]:
+def pairs(*distances: int) -> tuple[list[operations.Image], list[operations.Image | None], list[float]]:
     """Grey images that are so many levels too dark, their references and their PSNR."""
     clean = np.full((32, 32, 3), 128, np.uint8)
     images = [np.full_like(clean, 128 - distance) for distance in distances]
@@ -48,7 +60,7 @@ def test_every_sequence_is_there_and_its_score_is_its_own(world: World) -> None:
 
 
 def test_bounds_are_ordered(world: World) -> None:
-    found = bounds(world, [world.draw(0, k) for k in range(6)], exhaustive=3)
+    found = bounds(world, [world.draw(0, k) for k in range(6)], exhaustive=3, count=5)
     none, single, greedy = (np.array(found[name]) for name in ("no tool", "best single", "greedy oracle"))
     assert found["best single is"] == "denoise/brighter"
     assert single.mean() > none.mean()
@@ -81,3 +93,27 @@ def test_the_table_says_how_much_of_the_way_was_gone() -> None:
     assert cells[0][0] == "no tool"
     assert cells[2][:4] == ["0%", "25%", "50%", "100%"]
     assert (cells[1][-1], cells[2][-1]) == ("23.00 ±0.00", "75%")
+
+
+def test_the_published_samples_come_in_their_order(tmp_path: Path) -> None:
+    for level, base in zip(LEVELS, (0, 40, 80), strict=True):
+        for part in ("in", "gt"):
+            (tmp_path / f"{level}_{part}").mkdir()
+        for number in range(1, 5):
+            clean = Image.fromarray(np.full((63, 63, 3), base + number, np.uint8))
+            clean.save(tmp_path / f"{level}_in" / (f"{number}.png" if level == "severe" else f"{number}_in.png"))
+            clean.save(tmp_path / f"{level}_gt" / f"{number}_gt.png")
+    found = samples(tmp_path)
+    assert [int(image[0, 0, 0]) for _, image, _ in found] == [1, 2, 3, 4, 41, 42, 43, 44, 81, 82, 83, 84]
+    assert all(np.array_equal(image, clean) for _, image, clean in found)
+    (tmp_path / "mild_in" / "2_in.png").unlink()
+    with pytest.raises(Problem, match="holds 11 samples, not 12"):
+        samples(tmp_path)
+
+
+def test_the_table_of_samples_has_means_of_levels_and_of_all() -> None:
+    done = {"samples ppo 0": [20.0] * 4 + [22.0] * 4 + [24.0] * 4, "samples ppo 1": [21.0] * 12}
+    made = samples_table(done, Bench("skimage", algos=("ppo",), seeds=2))
+    cells = [[str(cell) for cell in column.cells] for column in made.columns]
+    assert cells[4][0] == f"{np.mean(PUBLISHED):.2f}"
+    assert [column[1] for column in cells[1:]] == ["20.50 ±0.50", "21.50 ±0.50", "22.50 ±1.50", "21.50 ±0.50"]
