@@ -6,12 +6,14 @@
 Both see the same features of the same encoder and learn with the same sizes of batches; their rounds alternate, so that both meet the
 same machine, and all photographs are read before. Their learning rates are next to nothing, so that both go on choosing all tools
 evenly: else the one that comes to prefer slow tools would look slow. SB3 drives single environments in a row, as it does with any;
-ours puts the tool calls of a step in flight together on the pool, once of worker processes and once in its own process. You see
-decisions per second of training, learning included, and the ratio to SB3's.
+ours puts the tool calls of a step in flight together on the pool, once of worker processes and once in its own process. With --delay
+every tool call takes so much longer, as it does where tools run on GPUs elsewhere. You see decisions per second of training, learning
+included, and the ratio to SB3's.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 import tir_env  # noqa: F401 (registers the id)
@@ -27,8 +30,32 @@ from experiments.console import at_least, main, write_json
 from experiments.light import LightWorkplace
 from experiments.run import Run
 from pool import Problem
+from tir_env.tools import Toolbox
+from tir_env.tools.tool import Engine, Function, Tool
+from tir_env.tools.weights import Weights
 
 RATE = 1e-9
+
+
+@dataclass(frozen=True)
+class Away:
+    """An engine far away: what it computes comes `seconds` later, and meanwhile no processor is busy here."""
+
+    engine: Engine
+    seconds: float
+
+    @property
+    def weights(self) -> Weights | None:
+        return self.engine.weights
+
+    def load(self, tool: Tool) -> Function:
+        function = self.engine.load(tool)
+
+        def later(batch: NDArray[np.uint8]) -> NDArray[Any]:
+            time.sleep(self.seconds)
+            return function(batch)
+
+        return later
 
 
 @dataclass
@@ -49,6 +76,8 @@ class Bench:
     """Environments of SB3."""
     workers: int | None = None
     """Worker processes of our pool; not given: one for each core."""
+    delay: float = 0.0
+    """Seconds that every tool call takes longer."""
     seed: int = 0
     """Of both."""
     json: Path | None = None
@@ -57,13 +86,17 @@ class Bench:
 
 def bench(settings: Bench) -> None:
     at_least(1, rounds=settings.rounds, envs=settings.envs)
+    at_least(0, delay=settings.delay)
     PPO, vectorise = stable_baselines()
     run = replace(
         Run(), algo="ppo", policy="clip_mlp", toolbox=settings.toolbox, suite=settings.suite, encoder=settings.encoder,
         crop=settings.crop, workers=settings.workers, seed=settings.seed,
     )  # fmt: skip
     run = replace(run, light=replace(run.light, episodes=settings.episodes, lr=RATE))
-    with LightWorkplace(run) as place:
+    workplace = LightWorkplace(run)
+    if settings.delay:
+        workplace.toolbox = away(workplace.toolbox, settings.delay)
+    with workplace as place:
         learners: dict[str, Callable[[], float]] = {
             "ours, worker processes": ours(place.algorithm(), settings.episodes),
             "ours, in process": ours(place.algorithm({"kind": "local"}), settings.episodes),
@@ -93,6 +126,14 @@ def bench(settings: Bench) -> None:
             f"{name}: {np.mean(values):.1f} ± {np.std(values):.1f} decisions/s, {np.mean(ratios):.2f} ± {np.std(ratios):.2f} of SB3's"
         )
     write_json(settings.json, {"settings": vars(settings), "decisions per second": speeds})
+
+
+def away(toolbox: Toolbox, seconds: float) -> Toolbox:
+    tools = []
+    for tool in toolbox:
+        tools.append(copy.copy(tool))
+        tools[-1].engine = Away(tool.engine, seconds)
+    return Toolbox(toolbox.name, tools)
 
 
 def ours(algorithm: LightPPO, episodes: int) -> Callable[[], float]:

@@ -74,7 +74,7 @@ def problem_of(error: OSError) -> Problem:
     return Problem(os.fsdecode(thing), error.strerror or str(error), REMEDIES.get(error.errno or 0, ""))
 
 
-def at_least(low: int, **values: int) -> None:
+def at_least(low: int, **values: float) -> None:
     """Refuse numbers below a limit, by name: `at_least(1, episodes=settings.episodes)`."""
     for name, value in values.items():
         if value < low:
