@@ -6,6 +6,7 @@ All of Ray's own retries are off, because they punish the innocent: one poisoned
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -65,7 +66,8 @@ class _Actor(Worker):
 def start_ray(options: Options) -> None:
     """Use the Ray that this process is in, or the one at `address`, or start one here."""
     if not ray.is_initialized():
-        ray.init(address=options.address or "local", log_to_driver=False, ignore_reinit_error=True)
+        address = options.address or "local"
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
 
 
 class Fleet:
