@@ -17,6 +17,7 @@ from agents.agent import Agent
 from experiments.runs import RunFolder
 from experiments.tool_pool import on_ray
 from pool import Pool, Problem, connect, dissolve
+from pool.fleet import check_address
 from tir_env.images.sources import Part
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -51,6 +52,7 @@ class Workplace(ABC):
         torch.set_num_threads(1)  # the cores belong to the tools
         if not ray.is_initialized():
             address = self.settings.ray_address
+            check_address(address)
             try:
                 ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
             except Exception as error:  # Ray raises bare ones, among others when a busy machine starts it too slowly

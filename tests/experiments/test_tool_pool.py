@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pool import Problem
 from pool.options import Options
 from tests.experiments.test_scripts import script, within
 from tir_env.images.sources import skimage_photos
+from tir_env.world import World
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"worker_memory": 16.0}, {"ray_address": "auto"}])
@@ -44,13 +46,22 @@ def test_haze_by_maps_of_ones_own(tmp_path: Path) -> None:
         np.save(tmp_path / f"{photo.name}.npy", np.linspace(0, 1, photo.image.size // 3).reshape(photo.image.shape[:2]))
     settings = Run(suite="haze", images="skimage", pool="local", depth=f"folder:{tmp_path}")
     world_settings = LightWorkplace(settings).world_settings("test")
-    from tir_env.world import World
-
     with pytest.raises(Problem, match="no such folder"):
         LightWorkplace(Run(pool="local", depth=f"folder:{tmp_path}/none"))
     world = World(**world_settings, pool="local")
     [trajectory] = world.begin([world.draw(0, 0)])
     assert f"file:{trajectory.start.image}.npy" in str(trajectory.record)
+
+
+@pytest.mark.parametrize("command", [("run.py",), ("evaluate.py", "--agent", "none", "--pool", "ray")])
+def test_a_ray_that_is_not_there_is_said_at_once(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as taken:  # a port that nobody listens at
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = within(*command, "--ray-address", address)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: Ray at {address}: cannot be reached: ")
 
 
 @pytest.mark.ray
