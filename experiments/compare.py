@@ -15,11 +15,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -31,7 +32,8 @@ from experiments.cells import Cells
 from experiments.console import at_least, main
 from experiments.evaluate import trained_with
 from experiments.grids import Grid, write_grids
-from pool import Problem, connect
+from experiments.tool_pool import ToolPool
+from pool import Problem
 from tir_env.drawing import save_figure
 from tir_env.images.sources import Part
 from tir_env.observations import Observer
@@ -66,12 +68,12 @@ class Compare:
     """Side of the crop, 0 for whole photographs."""
     episodes: int = 24
     """Starts of each suite, its cases in turns."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run: in this process, or in worker processes on Ray."""
     seed: int = 0
     """Decides photographs, crops, degradations and what is drawn at random."""
     json: Path = Path("out/compare.json")
     """Every episode of every agent; tables and figure lie beside it."""
+    tool_pool: tyro.conf.OmitArgPrefixes[ToolPool] = field(default_factory=ToolPool)
+    """Where the tools run."""
 
 
 def compare(settings: Compare) -> None:
@@ -79,6 +81,7 @@ def compare(settings: Compare) -> None:
     specs = list(dict.fromkeys((NONE, *settings.agents, *filter(None, [settings.bound]))))
     names = named(specs)
     told = asdict(settings) | {"json": "", "suites": ""}
+    told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
     cells = Cells(settings.json, told)
     console = Console()
     for suite in settings.suites:
@@ -128,7 +131,7 @@ class Contestant:
 
 def world_of(suite: str, settings: Compare, stack: ExitStack, metrics: Sequence[str], horizon: int) -> World:
     toolbox = Toolbox.load(settings.toolbox).with_weights_only()
-    pool = stack.enter_context(connect(settings.pool))
+    pool = stack.enter_context(settings.tool_pool.open())
     reward = f"final:{metrics[0]}"
     return World(settings.images, settings.part, suite, toolbox, reward, metrics, horizon, settings.crop, pool=pool)
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ def main(
     A script whose defaults depend on the command line gives a function of its arguments in place of a dataclass. What `run` returns
     is the exit status.
     """
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # pyiqa's, on its own import
     arguments = [word for word in sys.argv[1:] if word != DEBUG]
     debug = DEBUG in sys.argv[1:] or bool(os.environ.get("TIR_DEBUG"))
     try:

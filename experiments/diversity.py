@@ -10,10 +10,11 @@ another order, or with other tools; `tool entropy` is that of the tool given the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +25,8 @@ from agents.opening import open_agent
 from experiments.console import at_least, main, write_json
 from experiments.evaluate import trained_with
 from experiments.run import Run
-from pool import Problem, connect
+from experiments.tool_pool import ToolPool
+from pool import Problem
 from tir_env.images.sources import Part
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -46,19 +48,19 @@ class Diversity:
     """Of each start."""
     temperature: float = 1.0
     """Of the drawing."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run."""
     seed: int = 0
     """Of starts and drawing."""
     json: Path | None = None
     """Write all figures here."""
+    tool_pool: tyro.conf.OmitArgPrefixes[ToolPool] = field(default_factory=ToolPool)
+    """Where the tools run."""
 
 
 def measure(settings: Diversity) -> None:
     at_least(1, starts=settings.starts, agent=len(settings.agent))
     at_least(2, rollouts=settings.rollouts)
     rows: dict[str, dict[str, float]] = {}
-    with connect(settings.pool) as pool:
+    with settings.tool_pool.open() as pool:
         for name in settings.agent:
             known = trained_with(name) or Run()
             toolbox = Toolbox.load(known.toolbox).with_weights_only()

@@ -12,10 +12,11 @@ are wall time per image with `--at-once` images side by side (1 shows what a sin
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import tyro
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -27,7 +28,7 @@ from experiments.console import at_least, main, write_json
 from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
-from pool import connect
+from experiments.tool_pool import ToolPool
 from tir_env.images.sources import Part
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -42,6 +43,8 @@ class Evaluate:
     """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
     images: str = "skimage"
     """Clean photographs: skimage, generated:COUNT, a folder, or several joined by commas."""
+    depth: str = "synthetic"
+    """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     part: Part = "test"
     """Which part of them; all for photographs that no training saw."""
     toolbox: str | None = None
@@ -56,14 +59,14 @@ class Evaluate:
     """Starts; the same for every agent with the same settings and seed."""
     at_once: int = 64
     """Images side by side."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run: in this process, or in worker processes on Ray."""
     seed: int = 0
     """Decides photographs, crops, degradations and a random agent's actions."""
     json: Path | None = None
     """Write all figures here, episode by episode."""
     figures: Path | None = None
     """Draw the best, the median and the worst trajectory into this folder."""
+    tool_pool: tyro.conf.OmitArgPrefixes[ToolPool] = field(default_factory=ToolPool)
+    """Where the tools run."""
 
 
 def trained_with(agent: str) -> Run | None:
@@ -85,10 +88,10 @@ def evaluate(settings: Evaluate) -> None:
     horizon = known.horizon if settings.horizon is None else settings.horizon
     crop = known.crop if settings.crop is None else settings.crop
     console = Console()
-    with connect(settings.pool) as pool:
+    with settings.tool_pool.open() as pool:
         world = World(
             settings.images, settings.part, settings.suite, toolbox, f"final:{settings.metrics[0]}", settings.metrics, horizon,
-            crop, pool=pool,
+            crop, depth=settings.depth, pool=pool,
         )  # fmt: skip
         agent = open_agent(settings.agent, world, settings.seed)
         starts = [world.draw(settings.seed, episode) for episode in range(settings.episodes)]

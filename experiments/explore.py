@@ -9,17 +9,17 @@ that ships (for the pocket toolbox) was made by this script with its defaults.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import track
 
 from agents.training_free.experience import Experience, explore
 from agents.training_free.eyes import PocketEye
 from experiments.console import at_least, main
-from pool import connect
+from experiments.tool_pool import ToolPool
 from tir_env.tools import Toolbox
 from tir_env.world import Pin, World
 
@@ -38,10 +38,10 @@ class Explore:
     """Side of the random crop; 0 for whole photographs."""
     each: int = 8
     """Starts of each case."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run: in this process, or in worker processes on Ray."""
     seed: int = 0
     """Decides photographs, crops and degradations."""
+    tool_pool: tyro.conf.OmitArgPrefixes[ToolPool] = field(default_factory=ToolPool)
+    """Where the tools run."""
 
 
 def run(settings: Explore) -> None:
@@ -52,7 +52,7 @@ def run(settings: Explore) -> None:
         f"{settings.each} starts of each case of {', '.join(settings.suites)}; {settings.images}, {settings.crop} pixels"
     )
     experience = Experience(toolbox=toolbox.name, perceiver=PocketEye.name, made_from=made_from)
-    with connect(settings.pool) as pool:
+    with settings.tool_pool.open() as pool:
         for suite in settings.suites:
             world = World(
                 settings.images, "train", suite, toolbox, "final:piqe", (), len(toolbox.tasks), settings.crop, pool=pool

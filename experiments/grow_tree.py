@@ -13,18 +13,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+import tyro
 from rich.console import Console
 
 from agents.clip_mlp.agent import EncoderSpec
 from experiments.cells import continued
 from experiments.console import at_least, main, write_json
+from experiments.tool_pool import ToolPool
 from experiments.tracking import display
-from pool import Pool, Problem, connect
+from pool import Pool, Problem
 from tir_env.images.sources import Part
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Start
@@ -61,12 +63,10 @@ class Grow:
     """open_clip's tag or a local file for its weights."""
     precision: Literal["float16", "float32"] = "float16"
     """Of the features. Rewards are always exact."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run: in this process, or in worker processes."""
-    workers: int | None = None
-    """Worker processes of a Ray pool; not given: one for each GPU, or else for each core."""
     seed: int = 0
     """Decides photographs, crops and degradations."""
+    tool_pool: tyro.conf.OmitArgPrefixes[ToolPool] = field(default_factory=ToolPool)
+    """Where the tools run."""
 
 
 def run(settings: Grow) -> None:
@@ -75,12 +75,11 @@ def run(settings: Grow) -> None:
     if settings.out.exists():
         raise Problem(settings.out, "is there already", "Name another file.")
     parts = settings.out.with_name(f"{settings.out.name}.parts")
-    told = continued(parts / SETTINGS, {k: v for k, v in asdict(settings).items() if k not in ("out", "pool", "workers")})
+    told = continued(parts / SETTINGS, {k: v for k, v in asdict(settings).items() if k not in ("out", "tool_pool")})
     write_json(parts / SETTINGS, told)
     torch.set_num_threads(1)
     console = Console()
-    options = {"workers": settings.workers} if settings.pool == "ray" else {"cache_bytes": 0}  # no image is met twice
-    with connect(settings.pool, **options) as pool:
+    with settings.tool_pool.open(cache_bytes=0) as pool:  # no image is met twice
         trees = grow_all(settings, parts, pool, console)
     whole = Tree.joined(trees)
     whole.save(settings.out)

@@ -34,6 +34,7 @@ PAPER: dict[str, Any] = {
     "metrics": ("psnr", "ssim", "lpips", "maniqa", "clipiqa", "musiq"),
     "horizon": 4,
     "crop": 0,
+    "worker_memory": 24.0,  # DeQA-Score's 16 and the tools beside it
 }
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("pocket", "clip_mlp"): POCKET,

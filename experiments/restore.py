@@ -10,9 +10,9 @@ needed; the scores in the figure are no-reference ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -23,7 +23,8 @@ from agents.opening import open_agent
 from experiments.console import at_least, main
 from experiments.evaluate import trained_with
 from experiments.run import Run
-from pool import Pool, connect
+from experiments.tool_pool import ToolPool
+from pool import Pool
 from tir_env.drawing import save_figure
 from tir_env.images import Image, write_image
 from tir_env.images.sources import folder as pictures_in
@@ -46,8 +47,8 @@ class Restore:
     """Decisions for each picture; not given: the run's, or else 3."""
     metrics: tuple[str, ...] = ("piqe",)
     """No-reference qualities to show."""
-    pool: Literal["local", "ray"] = "local"
-    """Where the tools run: in this process, or in worker processes on Ray."""
+    tool_pool: tyro.conf.OmitArgPrefixes[ToolPool] = field(default_factory=ToolPool)
+    """Where the tools run."""
 
 
 class Restorer:
@@ -77,7 +78,7 @@ def restore(settings: Restore) -> None:
     console = Console()
     for problem in photos.problems:
         console.print(f"left out {problem}")
-    with connect(settings.pool) as pool:
+    with settings.tool_pool.open() as pool:
         restorer = Restorer(settings.agent, settings.toolbox, settings.horizon, pool, settings.metrics)
         names = output_names([photo.name for photo in photos])
         for photo in track(photos, "restoring", console=console, transient=True, disable=not console.is_terminal):

@@ -67,6 +67,8 @@ class Run:
     """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
     images: str = LIGHT["images"]
     """Clean photographs, of which the train part is used: skimage, generated:COUNT, a folder, or several joined by commas."""
+    depth: str = "synthetic"
+    """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     test_images: str = LIGHT["test_images"]
     """Photographs of which the test part is held out for the table; empty: --images."""
     metrics: tuple[str, ...] = LIGHT["metrics"]
@@ -93,6 +95,8 @@ class Run:
     """Where the tools run: in each env runner's process, or in worker processes that all share."""
     workers: int | None = None
     """Worker processes of the pool; not given: one for each GPU, or else for each core."""
+    worker_memory: float | None = None
+    """GiB of models that a worker keeps; not given: 4. The one used least recently goes first. DeQA-Score alone takes 16."""
     env_runners: int = 0
     """Processes that play episodes; 0: the main one does."""
     learners: int = 0

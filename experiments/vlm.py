@@ -275,7 +275,7 @@ def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, poo
 
     world = World(
         settings.images, "train", settings.suite, Toolbox.load(settings.toolbox).with_weights_only(), design, settings.metrics,
-        settings.horizon, settings.crop, settings.starts, pool=pool,
+        settings.horizon, settings.crop, settings.starts, settings.depth, pool=pool,
     )  # fmt: skip
     spec = options.spec
     if stage == "grpo" and options.sft:

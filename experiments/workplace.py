@@ -15,7 +15,9 @@ from rich.console import Console
 
 from agents.agent import Agent
 from experiments.runs import RunFolder
+from experiments.tool_pool import on_ray
 from pool import Pool, Problem, connect, dissolve
+from pool.fleet import check_address
 from tir_env.images.sources import Part
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -31,6 +33,7 @@ class Workplace(ABC):
 
     def __init__(self, settings: Run) -> None:
         self.settings = settings
+        self.workers = on_ray(settings.workers, settings.worker_memory)
         self.toolbox = self.find()
         self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which other processes find the same workers
         self.pool_options: dict[str, Any] = {"kind": "local"}
@@ -49,6 +52,7 @@ class Workplace(ABC):
         torch.set_num_threads(1)  # the cores belong to the tools
         if not ray.is_initialized():
             address = self.settings.ray_address
+            check_address(address)
             try:
                 ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
             except Exception as error:  # Ray raises bare ones, among others when a busy machine starts it too slowly
@@ -57,7 +61,7 @@ class Workplace(ABC):
                 raise Problem(f"Ray at {address!r}", reason, remedy) from error
             self._ours = True
         if self.settings.pool == "ray":
-            self.pool_options = {"kind": "ray", "name": self.name, "workers": self.settings.workers}
+            self.pool_options = {"kind": "ray", "name": self.name, **self.workers}
         self.pool = connect(**self.pool_options)
         return self
 
@@ -75,7 +79,7 @@ class Workplace(ABC):
         return {
             "images": images, "part": part, "suite": settings.suite, "toolbox": self.toolbox, "reward": settings.reward,
             "metrics": settings.metrics, "horizon": settings.horizon, "crop": settings.crop,
-            "starts": settings.starts if part == "train" else 0,
+            "depth": settings.depth, "starts": settings.starts if part == "train" else 0,
         }  # fmt: skip
 
     def world(self, part: Part) -> World:

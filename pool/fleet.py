@@ -6,8 +6,10 @@ All of Ray's own retries are off, because they punish the innocent: one poisoned
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -65,7 +67,21 @@ class _Actor(Worker):
 def start_ray(options: Options) -> None:
     """Use the Ray that this process is in, or the one at `address`, or start one here."""
     if not ray.is_initialized():
-        ray.init(address=options.address or "local", log_to_driver=False, ignore_reinit_error=True)
+        address = options.address or "local"
+        check_address(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+
+
+def check_address(address: str) -> None:
+    """Ray itself would knock for many minutes at a door that is not there."""
+    host, found, port = address.rpartition(":")
+    if not found or not port.isdigit() or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        remedy = "Is its head running, and its port (6379 if none was named) open to this machine?"
+        raise Problem(f"Ray at {address}", f"cannot be reached: {error}", remedy) from error
 
 
 class Fleet:

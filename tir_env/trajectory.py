@@ -213,5 +213,7 @@ class Trajectory:
 def _same(image: Image, expected: str | None, what: str) -> None:
     if digest(image) != expected:
         raise TrajectoryError(
-            what, "came out with other bytes than recorded", "Another version of the tool, or another photograph?"
+            what,
+            "came out with other bytes than recorded",
+            "Another version of the tool, another photograph, or a processor that rounds otherwise?",
         )

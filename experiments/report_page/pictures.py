@@ -109,7 +109,8 @@ class Studio:
         self._opened = True
         return World(
             settings.get("test_images") or settings.get("images", ""), "test", "as-is", settings.get("toolbox", ""), "gain:piqe",
-            horizon=int(settings.get("horizon", 1)), crop=int(settings.get("crop", 0)), pool="local",
+            horizon=int(settings.get("horizon", 1)), crop=int(settings.get("crop", 0)),
+            depth=settings.get("depth", "synthetic"), pool="local",
         )  # fmt: skip
 
     def with_images(self, trajectory: Trajectory) -> Trajectory:

@@ -1,0 +1,78 @@
+"""Where tools run, as the command line says it: here, on a Ray that starts, or on one that is joined."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from experiments.light import LightWorkplace
+from experiments.run import Run, settings_from
+from experiments.tool_pool import ToolPool, on_ray
+from pool import Problem
+from pool.options import Options
+from tests.experiments.test_scripts import script, within
+from tir_env.images.sources import skimage_photos
+from tir_env.world import World
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"worker_memory": 16.0}, {"ray_address": "auto"}])
+def test_options_of_workers_need_workers(options: dict[str, object]) -> None:
+    with pytest.raises(Problem, match="are for a pool on Ray"):
+        ToolPool(**options).open()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [("--workers", 0), ("--worker-memory", 0), ("--worker-memory", "nan")])
+@pytest.mark.parametrize("command", [("run.py",), ("evaluate.py", "--agent", "none", "--pool", "ray")])
+def test_no_worker_and_no_memory_are_refused(command: tuple[str, ...], options: tuple[object, ...]) -> None:
+    done = within(*command, *options)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {options[0]}: must be ")
+
+
+def test_memory_is_said_in_gib() -> None:
+    assert Options(**on_ray(3, 16.0)) == Options(workers=3, memory=16 << 30)
+    assert Options(**on_ray(None, None)) == Options()
+    assert settings_from(["--preset", "paper"]).worker_memory == 24  # DeQA-Score's 16 GiB, and tools beside it
+
+
+def test_haze_by_maps_of_ones_own(tmp_path: Path) -> None:
+    """Every photograph gets one: the record says which."""
+    for photo in skimage_photos():
+        np.save(tmp_path / f"{photo.name}.npy", np.linspace(0, 1, photo.image.size // 3).reshape(photo.image.shape[:2]))
+    settings = Run(suite="haze", images="skimage", pool="local", depth=f"folder:{tmp_path}")
+    world_settings = LightWorkplace(settings).world_settings("test")
+    with pytest.raises(Problem, match="no such folder"):
+        LightWorkplace(Run(pool="local", depth=f"folder:{tmp_path}/none"))
+    world = World(**world_settings, pool="local")
+    [trajectory] = world.begin([world.draw(0, 0)])
+    assert f"file:{trajectory.start.image}.npy" in str(trajectory.record)
+
+
+@pytest.mark.parametrize("command", [("run.py",), ("evaluate.py", "--agent", "none", "--pool", "ray")])
+def test_a_ray_that_is_not_there_is_said_at_once(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as taken:  # a port that nobody listens at
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = within(*command, "--ray-address", address)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: Ray at {address}: cannot be reached: ")
+
+
+@pytest.mark.ray
+def test_evaluate_joins_a_running_ray(cluster: None, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    jobs = len(ray.state.jobs())
+    sizes = ("--agent", "denoise/dct", "--suite", "noise", "--episodes", 2, "--crop", 32)
+    there = ("--pool", "ray", "--workers", 1, "--worker-memory", 1, "--ray-address", address)
+    done = script("evaluate.py", *sizes, *there, "--json", tmp_path / "there.json")
+    assert done.returncode == 0, done.stderr
+    assert len(ray.state.jobs()) == jobs + 1
+    assert within("evaluate.py", *sizes, "--json", tmp_path / "here.json").returncode == 0
+    there_, here = (json.loads((tmp_path / f"{name}.json").read_text())["episodes"] for name in ("there", "here"))
+    assert there_ == here
