@@ -67,6 +67,8 @@ class Drill:
     """Seconds between two things that break, on average."""
     kinds: tuple[str, ...] = tuple(KINDS)
     """What breaks."""
+    alone: bool = True
+    """Run it undisturbed, too, and compare."""
     env_runners: int = 2
     """Of the light agent."""
     learners: int = 1
@@ -103,7 +105,7 @@ def drill(settings: Drill) -> None:
         if left:
             found["wrong"].append(f"{len(left)} processes are left: {left}")
         if settings.keep:
-            for name in ("alone", "fire"):
+            for name in names(settings):
                 subprocess.run(["cp", "-r", str(place / "disk" / name), str(settings.keep / name)], check=True)
     write_json(settings.json, {"settings": asdict(settings), **found})
     Console().print(show(found))
@@ -115,11 +117,12 @@ def burn(settings: Drill, nodes: Nodes, place: Path, mounted: bool) -> dict[str,
     command = [*command_of(settings, nodes, toolbox(place / "tools.yaml")), *shlex.split(settings.options)]
     console, disk = Console(), place / "disk"
     iterations = settings.iterations or planned(settings, command, place / "trial")
-    console.print(f"{iterations} iterations, left alone")
     began = time.perf_counter()
-    attempt([*command, "--iterations", str(iterations), "--out", str(disk / "alone")])
+    if settings.alone:
+        console.print(f"{iterations} iterations, left alone")
+        attempt([*command, "--iterations", str(iterations), "--out", str(disk / "alone")])
     alone = time.perf_counter() - began
-    console.print(f"{alone:.0f} s. The same under fire")
+    console.print(f"{iterations} iterations under fire")
     run = Training([*command, "--iterations", str(iterations)], disk / "fire", console)
     kinds = [kind for kind in settings.kinds if (mounted or kind != "disk full")]
     if (settings.policy or policy_for(settings.algo)) == "vlm":
@@ -209,7 +212,7 @@ class Training:
 def compared(disk: Path, iterations: int, settings: Drill) -> list[str]:
     """What is wrong with the run under fire, in itself and beside the one left alone."""
     wrong, told, saved = [], [], []
-    for name in ("alone", "fire"):
+    for name in names(settings):
         folder = RunFolder(disk / name)
         rows = [without_clock(row) for row in folder.rows()]
         numbers = [row["iteration"] for row in rows]
@@ -226,7 +229,7 @@ def compared(disk: Path, iterations: int, settings: Drill) -> list[str]:
             wrong += [
                 f"{name}: a step that failed has the reward {s.reward}" for s in trajectory.steps if s.failure and s.reward
             ]
-    if wrong:
+    if wrong or not settings.alone:
         return wrong
     failures = [sum(int(row.get("failures", 0)) for row in rows) for rows, _ in told]
     if not failures[0]:
@@ -239,6 +242,10 @@ def compared(disk: Path, iterations: int, settings: Drill) -> list[str]:
         wrong += ["the tables differ"] if told[0][1] != told[1][1] else []
         wrong += ["the trajectories differ"] if saved[0] != saved[1] else []
     return wrong
+
+
+def names(settings: Drill) -> tuple[str, ...]:
+    return ("alone", "fire") if settings.alone else ("fire",)
 
 
 def without_clock(row: dict[str, Any]) -> dict[str, Any]:
