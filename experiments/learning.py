@@ -27,14 +27,11 @@ LEARNED = {  # what RLlib's learner says, in our words
 
 
 def train(
-    algorithm: LightPPO, folder: RunFolder, iterations: int, every: int, keep: int, encoder: EncoderSpec, tools: list[str],
-    shape: Shape, metrics: tuple[str, ...], wandb_mode: str, console: Console,
+    algorithm: LightPPO, folder: RunFolder, done: int, iterations: int, every: int, keep: int, encoder: EncoderSpec,
+    tools: list[str], shape: Shape, metrics: tuple[str, ...], wandb_mode: str, console: Console,
 ) -> None:  # fmt: skip
-    """Iterate until `iterations`, from wherever the folder's last checkpoint stands."""
-    done, checkpoint = folder.last_checkpoint()
+    """Iterate from `done`, where the algorithm and the folder's last checkpoint stand, until `iterations`."""
     folder.rewind(done)
-    if checkpoint is not None:
-        algorithm.load_state(checkpoint)
     say = partial(gains, metrics=metrics)
     with trackers(folder, wandb_mode, done) as listeners, display(console, iterations, done, say) as show:
         for number in range(done + 1, iterations + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from agents.agent import Agent
@@ -19,6 +20,8 @@ from rewards import make_reward
 
 if TYPE_CHECKING:
     from experiments.run import Run
+
+RETRIES = 3  # times that a process may be lost without one more checkpoint between
 
 
 class LightWorkplace(Workplace):
@@ -53,16 +56,34 @@ class LightWorkplace(Workplace):
         """What its environments are made from."""
         return {**self.world_settings("train"), "encoder": self.encoder.open(), "pool": pool or self.pool_options}
 
+    def go_on(self, folder: RunFolder, console: Console) -> None:
+        """From the last checkpoint to the end, or until a process is lost that RLlib cannot do without."""
+        settings, tools = self.settings, [tool.name for tool in self.toolbox]
+        done, checkpoint = folder.last_checkpoint()
+        algorithm = self.algorithm()
+        try:
+            if checkpoint is not None:
+                algorithm.load_state(checkpoint)
+            self.note(folder)
+            train(
+                algorithm, folder, done, settings.iterations, settings.checkpoint_every, settings.keep, self.encoder, tools,
+                self.shape, settings.metrics, settings.wandb, console,
+            )  # fmt: skip
+        finally:
+            algorithm.stop()
+
     def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
-        settings = self.settings
-        if folder.last_checkpoint()[0] < settings.iterations:
-            algorithm = self.algorithm()
+        settings, lost = self.settings, 0  # processes in a row without a checkpoint between
+        while (done := folder.last_checkpoint()[0]) < settings.iterations:
             try:
-                tools = [tool.name for tool in self.toolbox]
-                train(
-                    algorithm, folder, settings.iterations, settings.checkpoint_every, settings.keep, self.encoder, tools,
-                    self.shape, settings.metrics, settings.wandb, console,
-                )  # fmt: skip
-            finally:
-                algorithm.stop()
+                self.go_on(folder, console)
+            except RayError as error:
+                if isinstance(error, RayTaskError):
+                    raise  # a fault of what ran there
+                saved = folder.last_checkpoint()[0]
+                lost = 1 if saved > done else lost + 1
+                if lost > RETRIES:
+                    said, remedy = str(error).strip().splitlines()[0], f"Look at Ray's logs, then --resume {folder.path}."
+                    raise Problem("the training", f"lost a process {lost} times in a row: {said}", remedy) from error
+                console.print(f"a process was lost ({type(error).__name__}); going on after iteration {saved}", soft_wrap=True)
         return {f"{settings.algo} {settings.policy}": ClipMlpAgent.load(folder.path / "agent")}

@@ -16,9 +16,9 @@ from typing import Annotated
 
 import tyro
 
-from experiments.console import main, write_json
+from experiments.console import at_least, main, write_json
 from experiments.report_page.page import page
-from experiments.report_page.reading import names_of, read_run
+from experiments.report_page.reading import SHOWN, names_of, read_run
 from experiments.runs import REPORT
 from pool import Problem
 from tir_env.files import write_aside
@@ -34,24 +34,29 @@ class Report:
     """The HTML file; not given: report.html in the folder of the first run."""
     megabytes: float = MEGABYTES
     """Room for pictures; when it is full, the other trajectories are shown by their figures alone."""
+    trajectories: int = SHOWN
+    """Trajectories of each run, at most; where there are more, that many are shown, spread evenly."""
     json: Path | None = None
     """Write the file's size, and how long it took, here."""
 
 
-def write_report(runs: tuple[Path, ...], out: Path | None = None, megabytes: float = MEGABYTES) -> Path:
+def write_report(
+    runs: tuple[Path, ...], out: Path | None = None, megabytes: float = MEGABYTES, trajectories: int = SHOWN
+) -> Path:
     """The report of one run or several; returns where it is."""
     if not runs:
         raise Problem("report.py", "was given no run", "Name the folder that run.py printed when it began.")
     if not 0 <= megabytes <= 1000:
         raise Problem("--megabytes", f"must be from 0 to 1000, not {megabytes:g}", "Correct it.")
-    read = [read_run(path, name) for path, name in zip(runs, names_of(runs), strict=True)]
+    at_least(1, trajectories=trajectories)
+    read = [read_run(path, name, trajectories) for path, name in zip(runs, names_of(runs), strict=True)]
     text = page(read, megabytes).encode("utf-8", "replace")  # file names may hold what is no text
     return write_aside(out or runs[0] / REPORT, lambda aside: aside.write_bytes(text))
 
 
 def run(settings: Report) -> None:
     began = time.perf_counter()
-    path = write_report(settings.runs, settings.out, settings.megabytes)
+    path = write_report(settings.runs, settings.out, settings.megabytes, settings.trajectories)
     seconds, size = time.perf_counter() - began, path.stat().st_size
     write_json(settings.json, {"report": str(path), "bytes": size, "seconds": seconds})
     print(f"wrote {path}: {size / 1e6:.1f} MB in {seconds:.1f} s. Open it in a browser.")

@@ -166,11 +166,14 @@ def run(settings: Run) -> None:
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings, console)
+    workplace.settings = replace(settings, out=folder.path, resume=None)
     workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
     try:
         with workplace as place:
             console.print(f"{place.describe()}; everything goes to {folder.path}", soft_wrap=True)
-            compare(settings, place.world("test"), place.train(folder, console), folder, console)
+            agents = place.train(folder, console)
+            place.note(folder)  # where nothing was left to train, too
+            compare(settings, place.world("test"), agents, folder, console)
     except KeyboardInterrupt:
         done = folder.last_checkpoint()[0]
         again = f"python experiments/run.py --resume {folder.path}"
@@ -207,7 +210,6 @@ def open_folder(settings: Run, console: Console) -> RunFolder:
         folder = RunFolder.open(settings.resume)
         for note in folder.recover(f"{settings.algo} {settings.policy}"):
             console.print(note, soft_wrap=True)
-        folder.write_settings(replace(settings, resume=None))
         if done := folder.last_checkpoint()[0]:
             console.print(f"going on after iteration {done}")
         return folder

@@ -79,9 +79,9 @@ class VlmWorkplace(Workplace):
         trained = folder.path / "agent"
         if not trained.exists():
             VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner).save(trained)
-        found: dict[str, Agent] = {"grpo vlm" if options.rl else "vlm": VlmAgent.load(trained, world.toolbox)}
+        found: dict[str, Agent] = {"grpo vlm" if options.rl else "vlm": VlmAgent.load(trained, world.toolbox, options.model)}
         if options.rl and options.sft:
-            found["after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox)
+            found["after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, options.model)
         if options.rl or options.sft:
             found["untrained"] = VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner)
         if options.sft:
@@ -133,14 +133,18 @@ class VlmWorkplace(Workplace):
             run_config=RunConfig(
                 name=stage,
                 storage_path=str((folder.path / "ray-train").resolve()),
-                failure_config=FailureConfig(max_failures=3),
+                failure_config=FailureConfig(max_failures=3),  # and as many again while checkpoints come
             ),
         )
         with shown(folder, stage, plan, settings, console):
-            try:
-                trainer.fit()
-            except WorkerGroupError as error:
-                raise problem_in(error.worker_failures.values()) or error from error
+            while True:
+                done = folder.last_checkpoint()[0]
+                try:
+                    trainer.fit()
+                    break
+                except WorkerGroupError as error:
+                    if folder.last_checkpoint()[0] == done:
+                        raise problem_in(error.worker_failures.values()) or error from error
         if folder.last_checkpoint()[0] < last:
             raise Problem(f"stage {stage}", "ended too early", "Look at the first error in its log; then --resume the run.")
 
@@ -255,6 +259,8 @@ def work(task: dict[str, Any]) -> None:
         learner = make_learner(settings, stage, folder, team, pool)
         if checkpoint is not None and done > first:
             learner.load(checkpoint)
+        if rank == 0:
+            folder.write_settings(settings)
         every = max(1, (last - first) // 10) if stage == "sft" else settings.checkpoint_every
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
@@ -279,7 +285,7 @@ def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, poo
     )  # fmt: skip
     spec = options.spec
     if stage == "grpo" and options.sft:
-        vlm = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox).vlm
+        vlm = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, spec.name).vlm  # its base may have moved since
     else:
         vlm = load(spec)
     vlm = team.prepare(vlm)

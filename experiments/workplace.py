@@ -91,6 +91,10 @@ class Workplace(ABC):
         where = f"{len(world.images)} photographs, {len(world.suite)} cases, {world.toolbox!r}, reward {world.reward.name}"
         return f"{settings.algo} trains {settings.policy}: {where}"
 
+    def note(self, folder: RunFolder) -> None:
+        """Write the settings down once they have proved to fit what the run goes on from: those of before hold until then."""
+        folder.write_settings(self.settings)
+
     @abstractmethod
     def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
         """Train, or go on. The result by name, then whoever shall be in the table beside it."""

@@ -20,6 +20,8 @@ import numpy as np
 from pool import Model, Problem, Traits
 from pool.errors import describe
 
+MAX_PIXELS = 64_000_000  # as a picture that is read may have; a tool may make 16 times as many, and a metric gigabytes of them
+
 
 class MetricError(Problem):
     """A metric that does not exist, cannot be had here, or was asked about images that it cannot judge."""
@@ -108,6 +110,9 @@ class Metric(Scorer):
             return scores
 
     def _check_sizes(self, image: np.ndarray, reference: np.ndarray | None) -> None:
+        if image.shape[0] * image.shape[1] > MAX_PIXELS:
+            reason = f"takes at most {MAX_PIXELS // 1_000_000} million pixels, and got {_size(image)}"
+            raise MetricError(f"metric {self.metric!r}", reason, "Score a reduced copy.")
         if not self.needs_reference:
             return
         if reference is None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tir_env.trajectory import Trajectory
 
 INCH = 2.6  # of one picture
+DRAWN = 1024  # pixels of a picture's longer side, at least, where it has as many
 RED, GREY = "#b3261e", "#555555"
 
 
@@ -55,7 +56,8 @@ def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | Non
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (image, title, below, marked) in zip(axes.flat, tiles, strict=False):
-        axis.imshow(image, interpolation="nearest")
+        step = max(1, max(image.shape[:2]) // DRAWN)  # Matplotlib would make several copies of a whole photograph
+        axis.imshow(image[::step, ::step], interpolation="nearest")
         axis.set_title(title, fontsize=9, color=RED if marked else "black", parse_math=False)
         size = f"{image.shape[1]}×{image.shape[0]}"
         axis.text(

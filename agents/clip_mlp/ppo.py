@@ -1,14 +1,16 @@
 """PPO on RLlib's new API stack (Restore-R1, eqs. 5-8), in rounds of whole episodes.
 
 RLlib samples, computes GAE and the clipped loss, and updates. Three things are ours: a round's starts and random numbers follow from
-its number, so that a killed run goes on exactly; steps that failed never reach the learner; the adaptive state of the reward design
-lives in one place, here, is sent to every env runner before a round and is part of the checkpoint.
+its number, so that a killed run, or a lost env runner, goes on exactly; steps that failed never reach the learner; the adaptive state
+of the reward design lives in one place, here, is sent to every env runner before a round and is part of the checkpoint.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,11 @@ from agents.clip_mlp import state
 from agents.clip_mlp.config import Hyperparameters
 from agents.clip_mlp.module import module_spec
 from agents.clip_mlp.network import Shape
-from agents.clip_mlp.rollouts import Rollout, Rounds, TreeRounds, figures_of, play_round, seed_all
+from agents.clip_mlp.rollouts import Rollout, Round, Rounds, TreeRounds, figures_of, play_round, seed_all
 from pool import Problem
 from rewards import RewardDesign, make_reward
+
+PATIENCE = 600.0  # seconds that a round waits for env runners that were lost
 
 
 class StandardiseRealSteps(ConnectorV2):
@@ -125,14 +129,30 @@ class LightPPO(PPO):
                 rollout.judge(self.design)
 
     def sample_round(self) -> list[Rollout]:
+        """A round of every env runner. One that is lost comes back and plays its part again: what it plays follows from the round."""
         seed, number, reward = self.config.run_seed, self.rounds, self.design.state_dict()
-        played = self.env_runner_group.foreach_env_runner(lambda runner: play_round(runner, seed, number, reward))
-        results = [each for each in played if each is not None]
-        if not results:
-            raise Problem("the env runners", "are all lost", "Look at their logs: the first error there is the cause.")
-        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        self.learner_group.foreach_learner(lambda learner: seed_all(seed, number))
-        return [Rollout.of(episode) for episodes, _ in results for episode in episodes]
+        group, until = self.env_runner_group, time.monotonic() + PATIENCE
+        wanted = range(1, self.config.num_env_runners + 1) or range(1)
+        found: dict[int, Round] = {}
+        while missing := [runner for runner in wanted if runner not in found]:
+            play = partial(play_round, seed=seed, number=number, reward=reward)
+            for each in group.foreach_env_runner(play, remote_worker_ids=missing):
+                if isinstance(each, Exception):
+                    raise each
+                if each is not None:
+                    found[each.runner] = each
+            if len(found) < len(wanted):
+                if time.monotonic() > until:
+                    raise lost_runners(missing)
+                time.sleep(1.0)
+                self.restore_env_runners(group)
+                self._send_weights()
+        results = [found[runner] for runner in wanted]
+        self.metrics.aggregate([each.metrics for each in results], key=ENV_RUNNER_RESULTS)
+        for answer in self.learner_group.foreach_learner(lambda learner: seed_all(seed, number)):
+            if not answer.ok:
+                raise answer.get()  # RLlib would go on without it
+        return [Rollout.of(episode) for each in results for episode in each.episodes]
 
     def lessons(self, rollouts: Sequence[Rollout]) -> list[SingleAgentEpisode]:
         """What the learner gets to see."""
@@ -157,6 +177,12 @@ class LightPPO(PPO):
             reason = f"does not fit these settings: {' '.join(str(error).split())[:200]}"
             raise state.StateError(folder, reason, "Resume with the settings that the run was begun with.") from error
         self._send_weights()
+
+
+def lost_runners(missing: Sequence[int]) -> Problem:
+    reason = f"are lost and did not come back in {PATIENCE / 60:.0f} minutes"
+    remedy = "Look at their logs for the cause, or --resume with as many --env-runners as there is room for."
+    return Problem(f"env runners {', '.join(map(str, missing))}", reason, remedy)
 
 
 class LightConfig(PPOConfig):

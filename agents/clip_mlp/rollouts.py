@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,10 +54,26 @@ class TreeRounds(RestorationTreeVector):
         super().__init__(arguments.pop("num_envs", 1), lockstep=True, **arguments)
 
 
-def play_round(
-    runner: EnvRunner, seed: int, number: int, reward: dict[str, float]
-) -> tuple[list[SingleAgentEpisode], Any] | None:
-    """One episode of each environment of an env runner. None from the local one, where remote ones do the work."""
+class Round(NamedTuple):
+    """What one env runner played."""
+
+    runner: int
+    episodes: list[SingleAgentEpisode]
+    metrics: Any
+
+
+def play_round(runner: EnvRunner, seed: int, number: int, reward: dict[str, float]) -> Round | Exception | None:
+    """One episode of each environment of an env runner. None from the local one, where remote ones do the work.
+
+    What goes wrong is returned: RLlib would end a process that raises, after a minute, and say nothing of it.
+    """
+    try:
+        return played_by(runner, seed, number, reward)
+    except Exception as error:
+        return error
+
+
+def played_by(runner: EnvRunner, seed: int, number: int, reward: dict[str, float]) -> Round | None:
     if not isinstance(runner, SingleAgentEnvRunner) or runner.env is None:
         return None
     env = runner.env.unwrapped
@@ -66,7 +82,7 @@ def play_round(
     env.world.reward.load_state_dict(reward)
     seed_all(mine, number)
     episodes = runner.sample(num_timesteps=env.num_envs * env.world.horizon, force_reset=True)
-    return episodes, runner.get_metrics()
+    return Round(runner.worker_index, episodes, runner.get_metrics())
 
 
 def seed_all(seed: int, number: int) -> None:

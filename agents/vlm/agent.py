@@ -104,7 +104,8 @@ class VlmAgent:
         write_aside(folder / JSON, lambda path: path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
 
     @classmethod
-    def load(cls, folder: Path, toolbox: Toolbox) -> VlmAgent:
+    def load(cls, folder: Path, toolbox: Toolbox, base: str | None = None) -> VlmAgent:
+        """`base`: where the model that an adapter belongs to is now, if not where it was."""
         try:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
             spec, tools = VlmSpec(**data["spec"]), [str(tool) for tool in data["tools"]]
@@ -112,6 +113,7 @@ class VlmAgent:
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
             raise VlmError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error
+        spec = replace(spec, name=base or spec.name)
         if tools != [tool.name for tool in toolbox]:
             other = sorted(set(tools) ^ {tool.name for tool in toolbox})
             reason = f"was trained with other tools than toolbox {toolbox.name!r} has"

@@ -93,6 +93,10 @@ class Learner(ABC):
         except Exception as error:  # torch.load raises many kinds for a file that is cut short or is no state
             reason = f"cannot be read: {type(error).__name__}: {str(error)[:100]}"
             raise VlmError(folder / STATE, reason, "Delete this checkpoint; the one before it is used then.") from error
+        learning = {f"model.{name}": parameter.shape for name, parameter in self.vlm.trained.items()}
+        if strange := [name for name, weight in state["weights"].items() if learning.get(name) != weight.shape]:
+            reason = f"does not fit these settings: {strange[0]} does not learn here, or has another size"
+            raise VlmError(folder, reason, "Resume with the settings that the run was begun with.")
         options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
         set_state_dict(
             self.vlm, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"], options=options

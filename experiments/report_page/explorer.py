@@ -25,7 +25,7 @@ def explorer(runs: Sequence[Run], albums: Sequence[Album]) -> dict[str, Any]:
     data = [
         _trajectory(t, number, metrics, places) | {"run": k}
         for k, run in enumerate(runs)
-        for number, t in enumerate(run.trajectories)
+        for number, t in zip(run.numbers, run.trajectories, strict=True)
     ]
     return {"runs": [run.name for run in runs], "metrics": metrics, "trajectories": data, "pictures": pictures}
 

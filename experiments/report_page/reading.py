@@ -6,6 +6,7 @@ What is missing is told, not guessed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from pool import Problem
 from tir_env.trajectory import Trajectory, TrajectoryError
 
 OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
+SHOWN = 5000  # trajectories of a run: a page of some 40 MB, of which a browser can be asked
 PLACES = ("out", "resume")  # settings that say nothing of what was computed
 
 
@@ -29,6 +31,7 @@ class Run:
     table: dict[str, dict[str, Any]]
     cases: dict[str, dict[str, dict[str, Any]]]  # by policy, by case
     trajectories: list[Trajectory] = field(repr=False)
+    numbers: list[int]  # of the trajectories, by the order in which they were played
     notes: list[str]  # what a reader must know is missing
 
     @property
@@ -80,8 +83,8 @@ class Run:
         return {kind: value for kind, value in spent.items() if value > 0}
 
 
-def read_run(path: Path, name: str) -> Run:
-    """A folder that run.py made, finished or not."""
+def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
+    """A folder that run.py made, finished or not; of its trajectories at most `limit`."""
     folder = RunFolder.open(path)
     notes: list[str] = []
     settings = _json(path / CONFIG)
@@ -91,25 +94,34 @@ def read_run(path: Path, name: str) -> Run:
         notes.append("There is no table: the run has not come to its end.")
     if not about:
         notes.append("Versions and date were not noted: the run has not come to its end, or an older version made it.")
-    trajectories, broken = _trajectories(path / TRAJECTORIES)
+    trajectories, numbers, broken = _trajectories(path / TRAJECTORIES, limit)
     if table and not trajectories:
         notes.append("No trajectories were saved.")
     notes += broken
-    return Run(name, path, settings, about, folder.rows(), table.get("rows", {}), table.get("by case", {}), trajectories, notes)
+    tables = table.get("rows", {}), table.get("by case", {})
+    return Run(name, path, settings, about, folder.rows(), *tables, trajectories, numbers, notes)
 
 
-def _trajectories(folder: Path) -> tuple[list[Trajectory], list[str]]:
-    """All that can be read, and a line for what cannot."""
-    found, broken = [], []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
+def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int], list[str]]:
+    """All that can be read, or of as many as the limit allows, spread evenly; their numbers; lines about what is not among them."""
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")) if folder.is_dir() else []
+    chosen = [k * len(names) // limit for k in range(limit)] if len(names) > limit else range(len(names))
+    found, numbers, broken = [], [], []
+    for number in chosen:
         try:
-            found.append(Trajectory.load(path))
+            found.append(Trajectory.load(folder / names[number]))
+            numbers.append(number)
         except TrajectoryError as error:
             broken.append(str(error))
-    told_of = [f"{len(broken)} trajectories cannot be read. The first: {broken[0]}"] if broken else []
-    return found, told_of
+    told_of = []
+    if len(chosen) < len(names):
+        told_of.append(
+            f"Of {len(names):,} trajectories {len(chosen):,} are read for this page, evenly spread; tools are counted and pictures "
+            "shown of these alone. report.py --trajectories reads more."
+        )
+    if broken:
+        told_of.append(f"{len(broken)} trajectories cannot be read. The first: {broken[0]}")
+    return found, numbers, told_of
 
 
 def _json(path: Path) -> dict[str, Any]:

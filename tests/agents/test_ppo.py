@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +19,7 @@ from agents.clip_mlp.network import Actor, Critic, Shape
 from agents.clip_mlp.ppo import LightPPO, Place, configure
 from agents.clip_mlp.rollouts import Rollout
 from pool import Problem
-from rewards import group_advantages
+from rewards import RewardError, group_advantages, make_reward
 from tests.agents import plain_ppo
 from tests.conftest import Mean, fake_toolbox
 from tir_env.trajectory import STOP
@@ -294,6 +297,37 @@ def test_two_env_runners_play_different_rounds_on_one_pool(cluster: None) -> Non
     from pool import dissolve
 
     dissolve("shared-by-runners")
+
+
+def test_an_env_runner_that_is_lost_plays_its_part_again(cluster: None) -> None:
+    config = configure(LightPPO, settings(), Shape(Mean.dim, 5, HORIZON), VALUES, 10, 0, Place(env_runners=2))
+    config.env_runners(num_cpus_per_env_runner=0)
+    algorithm = config.build_algo()
+    assert isinstance(algorithm, LightPPO)
+    whole = algorithm.sample_round()
+    numbers = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+    timer = threading.Timer(0.05, os.kill, (numbers[0], signal.SIGKILL))
+    timer.start()
+    again = algorithm.sample_round()
+    timer.join()
+    assert algorithm.env_runner_group.num_remote_worker_restarts() == 1
+    for mine, theirs in zip(whole, again, strict=True):
+        assert mine.tools == theirs.tools
+        assert [info["quality"] for info in mine.infos] == [info["quality"] for info in theirs.infos]
+        assert mine.episode.get_rewards().tolist() == theirs.episode.get_rewards().tolist()
+    algorithm.stop()
+
+
+def test_what_goes_wrong_in_an_env_runner_is_said_at_once(cluster: None) -> None:
+    config = configure(LightPPO, settings(), Shape(Mean.dim, 5, HORIZON), VALUES, 10, 0, Place(env_runners=1))
+    config.env_runners(num_cpus_per_env_runner=0)
+    algorithm = config.build_algo()
+    assert isinstance(algorithm, LightPPO)
+
+    algorithm.design = make_reward("mar:metrics=psnr")
+    with pytest.raises(RewardError, match="the saved state is another design's"):
+        algorithm.sample_round()
+    algorithm.stop()
 
 
 def test_infos_say_what_happened(ppo: LightPPO) -> None:

@@ -64,6 +64,20 @@ def part(text: str, name: str) -> str:
     return found.group(1)
 
 
+def test_of_too_many_trajectories_some_are_shown_and_the_page_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", played(20))
+    some = read_run(run, "run", limit=6)
+    assert some.numbers == [0, 3, 6, 10, 13, 16]
+    assert some.trajectories == [Trajectory.load(run / "trajectories" / f"{number:04d}") for number in some.numbers]
+    assert [t["number"] for t in explorer([some], [Album()])["trajectories"]] == some.numbers
+    said = "Of 20 trajectories 6 are read for this page"
+    assert said in write_report((run,), trajectories=6).read_text(encoding="utf-8")
+    assert said not in write_report((run,)).read_text(encoding="utf-8")
+    assert read_run(run, "run", limit=20).numbers == list(range(20))
+    with pytest.raises(Problem, match="--trajectories: must be at least 1"):
+        write_report((run,), trajectories=0)
+
+
 # -- the page ----------------------------------------------------------------------------------------------------------------
 
 

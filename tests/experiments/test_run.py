@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from experiments.run import Run
@@ -32,6 +33,7 @@ tools:
   - {task: denoise, model: median, call: "tir_env.tools.classical.denoise:median"}
 """
 ITERATIONS = 6
+LEARNER = "ray::_WrappedExecutable"  # how its process calls itself
 TIMES = ("seconds", "tool_calls_per_second", "seconds per image")  # what no two runs share
 
 
@@ -150,6 +152,29 @@ def test_moved_with_its_last_checkpoint_torn_it_goes_on_from_the_one_before(tmp_
     assert "going on after iteration 1" in said
     assert told(place / "run") == (rows, table)
     assert RunFolder(place / "run").last_checkpoint()[0] == 2
+
+
+def test_options_that_do_not_fit_the_checkpoint_leave_the_settings_as_they_were(tmp_path: Path) -> None:
+    ended(begin(tmp_path, "run", "--iterations", 1, "--test-episodes", 2))
+    before = (tmp_path / "run" / "config.json").read_text()
+    said = ended(start("--resume", tmp_path / "run", "--iterations", 2, "--hidden", 16), 2)
+    assert "does not fit these settings" in said
+    assert "Resume with the settings that the run was begun with" in said
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    ended(start("--resume", tmp_path / "run", "--iterations", 2))
+    assert RunFolder(tmp_path / "run").settings(Run).iterations == 2
+    assert [row["iteration"] for row in RunFolder(tmp_path / "run").rows()] == [1, 2]
+
+
+def test_a_learner_that_is_killed_costs_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
+    process = begin(tmp_path, "run", "--learners", 1)
+    wait_for_rows(tmp_path / "run", process, 2)
+    [learner] = [each for each in psutil.Process(process.pid).children(recursive=True) if LEARNER in " ".join(each.cmdline())]
+    learner.kill()
+    said = ended(process)
+    assert "a process was lost" in said
+    assert "going on after iteration" in said
+    assert told(tmp_path / "run") == told(whole[0])
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:

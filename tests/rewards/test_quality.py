@@ -93,6 +93,13 @@ def test_a_metric_that_crops_at_random_gives_the_same_image_the_same_score(photo
     assert torch.rand(1) == expected, "and leaves the generators to others as they were"
 
 
+def test_an_image_that_would_take_gigabytes_is_refused_before_it_does() -> None:
+    row = np.zeros((1, 8001, 3), np.uint8)
+    large = np.broadcast_to(row, (8001, 8001, 3))  # without the memory
+    with pytest.raises(MetricError, match=r"takes at most 64 million pixels, and got 8001x8001\. Score a reduced copy"):
+        Metric("piqe").run([(large, None)])
+
+
 def test_sizes_must_be_equal_and_references_given(photo: Image) -> None:
     with LocalPool() as pool:
         pool.add(Metric("ssim"))

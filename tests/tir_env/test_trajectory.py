@@ -9,6 +9,7 @@ from PIL import Image as Pillow
 
 from pool import Problem
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, STOP
+from tir_env.drawing import draw_tiles
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory, TrajectoryError
 from tir_env.world import World
@@ -166,6 +167,15 @@ def test_a_swapped_picture_is_noticed(played: tuple[World, Trajectory], tmp_path
             Trajectory.load(tmp_path / "t")
     with pytest.raises(TrajectoryError, match="cannot be read"):
         Trajectory.load(tmp_path / "none")
+
+
+def test_of_a_large_picture_a_reduced_one_is_drawn_and_its_size_told() -> None:
+    large = np.arange(3000 * 4096 * 3, dtype=np.uint8).reshape(3000, 4096, 3)
+    [axis] = draw_tiles([(large, "large", "", False)]).axes
+    drawn = axis.images[0].get_array()
+    assert drawn.shape == (750, 1024, 3)
+    assert np.array_equal(drawn, large[::4, ::4])
+    assert axis.texts[0].get_text() == "4096×3000"
 
 
 def test_the_figure_shows_every_step(played: tuple[World, Trajectory], tmp_path: Path) -> None:

@@ -14,26 +14,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+ROWS = 256  # of pixels that are finished at once
 
 
 def apply(
-    function: Callable[[Array], Array], batch: Array, *, scale: int = 1, multiple: int = 1, tile: int = 0, overlap: int = 64
+    function: Callable[[Array], Array],
+    batch: Array,
+    *,
+    scale: int = 1,
+    multiple: int = 1,
+    tile: int = 0,
+    overlap: int = 64,
+    finish: Callable[[Array], Array] = np.asarray,
 ) -> Array:
-    """`function` on a batch [N, H, W, 3] of any size; it is only ever given sides that are multiples of `multiple`."""
+    """`function` on a batch [N, H, W, 3] of any size; it is only ever given sides that are multiples of `multiple`.
+
+    `finish` makes what is kept of the results. It is given some rows at a time: of a large image only one row of tiles is ever there
+    as floats, which are four times as large as the image that they become.
+    """
     height, width = batch.shape[1:3]
     if tile <= 0 or max(height, width) <= tile:
-        return _padded(function, batch, scale, multiple)
-    total = np.zeros((len(batch), height * scale, width * scale, 3), np.float32)
+        return finish(_padded(function, batch, scale, multiple))
+    whole: Array | None = None
+    shared = np.zeros((len(batch), 0, width * scale, 3), np.float32)  # with the row of tiles above
     rows, columns = spans(height, tile, overlap), spans(width, tile, overlap)
-    for top, bottom in rows:
+    for (top, bottom), end in zip(rows, [*(top for top, _ in rows[1:]), height], strict=True):
+        total = np.zeros((len(batch), (bottom - top) * scale, width * scale, 3), np.float32)
+        total[:, : shared.shape[1]] = shared
         down = ramp(top, bottom, height, overlap, scale)
         for left, right in columns:
             across = ramp(left, right, width, overlap, scale)
             part = _padded(function, batch[:, top:bottom, left:right], scale, multiple)
             weight = down[:, None] * across[None, :]
-            place = total[:, top * scale : bottom * scale, left * scale : right * scale]
+            place = total[:, :, left * scale : right * scale]
             place += part.astype(np.float32) * weight[None, :, :, None]
-    return total
+        done = (end - top) * scale
+        for first in range(0, done, ROWS):
+            part = finish(total[:, first : min(first + ROWS, done)])
+            if whole is None:
+                whole = np.empty((len(batch), height * scale, width * scale, 3), part.dtype)
+            whole[:, top * scale + first :][:, : part.shape[1]] = part
+        shared = total[:, done:].copy()
+    assert whole is not None
+    return whole
 
 
 def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:

@@ -114,10 +114,9 @@ class Tool(Model):
 
     def _compute(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         assert self._function is not None, "run() loads first"
-        values = tiles.apply(
-            self._function, batch, scale=self.scale, multiple=self.multiple, tile=self.tile, overlap=self.overlap
+        return tiles.apply(
+            self._function, batch, scale=self.scale, multiple=self.multiple, tile=self.tile, overlap=self.overlap, finish=_bytes
         )
-        return values if values.dtype == np.uint8 else quantize(values)
 
     def __call__(self, image: Image) -> Image:
         [result] = self.run([image])
@@ -136,6 +135,10 @@ class Tool(Model):
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r})"
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return values if values.dtype == np.uint8 else quantize(values)
 
 
 def _groups(items: Sequence[Image], size: int) -> Iterator[list[int]]:

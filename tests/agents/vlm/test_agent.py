@@ -205,9 +205,15 @@ def test_lora_is_saved_as_an_adapter(world: World, folder: Path, tmp_path: Path,
     assert not torch.allclose(logits(again), logits(VlmAgent.load(folder, fake_toolbox())))
     assert plays(again, world, begun(world)) == plays(adapted, world, begun(world))
     assert set(again.vlm.trained) == set(vlm.trained), "it can learn on"
+    (tmp_path / JSON).write_text((tmp_path / JSON).read_text().replace(str(folder), "/on/another/machine"))
+    with pytest.raises(VlmError, match="/on/another/machine"):
+        VlmAgent.load(tmp_path, fake_toolbox())
+    moved = VlmAgent.load(tmp_path, fake_toolbox(), base=str(folder / MODEL))
+    assert torch.equal(logits(moved), logits(adapted))
+    assert moved.spec == spec
     shutil.rmtree(tmp_path / MODEL)
     with pytest.raises(VlmError, match="no adapter that can be read"):
-        VlmAgent.load(tmp_path, fake_toolbox())
+        VlmAgent.load(tmp_path, fake_toolbox(), base=str(folder / MODEL))
 
 
 def test_another_toolbox_is_refused(folder: Path) -> None:

@@ -368,6 +368,16 @@ def test_a_state_that_is_torn_or_missing_is_refused(world: World, tmp_path: Path
             sft.load(tmp_path)
 
 
+@pytest.mark.parametrize(("saved", "resumed"), [(0, 4), (4, 0), (4, 2)])
+def test_a_state_of_other_settings_is_refused(world: World, tmp_path: Path, saved: int, resumed: int) -> None:
+    make_sft(world, saved).save(tmp_path)
+    other = make_sft(world, resumed)
+    before = weights(other.vlm)
+    with pytest.raises(VlmError, match=r"does not fit these settings: .*Resume with the settings"):
+        other.load(tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(other.vlm).items())
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(world: World) -> None:
     sft = make_sft(world)
     before = weights(sft.vlm)

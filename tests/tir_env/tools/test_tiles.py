@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
+from tir_env.images.operations import quantize
 from tir_env.tools import tiles
 
 
@@ -73,6 +74,26 @@ def test_tiles_of_an_enlarging_function():
         return batch.repeat(4, axis=1).repeat(4, axis=2)
 
     np.testing.assert_allclose(tiles.apply(enlarge, image, scale=4, tile=40, overlap=8), enlarge(image), atol=1e-3)
+
+
+def test_finishing_some_rows_at_a_time_comes_to_the_same_as_finishing_all():
+    image = np.random.default_rng(0).integers(0, 256, (2, 300, 130, 3), dtype=np.uint8)
+    seen = []
+
+    def brighter(batch):
+        return (batch * np.float32(1.1)).repeat(2, axis=1).repeat(2, axis=2)
+
+    def finish(values):
+        seen.append(values.shape[1])
+        return quantize(values)
+
+    options = {"scale": 2, "tile": 140, "overlap": 16}
+    whole = quantize(tiles.apply(brighter, image, **options))
+    finished = tiles.apply(brighter, image, **options, finish=finish)
+    assert finished.dtype == np.uint8
+    assert np.array_equal(finished, whole)
+    assert sum(seen) == 600
+    assert max(seen) <= tiles.ROWS < 600
 
 
 def test_a_wrong_size_is_said():

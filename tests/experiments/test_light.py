@@ -1,0 +1,76 @@
+"""When a process of a training is lost: it goes on from the last checkpoint for as long as that leads anywhere. No Ray is started."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from rich.console import Console
+
+from experiments import light
+from experiments.light import RETRIES, LightWorkplace
+from experiments.run import Run
+from experiments.runs import RunFolder
+from pool import Problem
+
+
+def save(path: Path) -> None:
+    path.mkdir()
+    (path / "state").write_text("whole")
+
+
+class Losing(LightWorkplace):
+    """Does with each call of `go_on` what `script` says: iterations saved first, then how it ends."""
+
+    def __init__(self, script: list[tuple[int, Exception | None]]) -> None:
+        self.settings = Run(policy="clip_mlp", iterations=4)
+        self.script = iter(script)
+        self.begun: list[int] = []
+
+    def go_on(self, folder: RunFolder, console: Console) -> None:
+        done = folder.last_checkpoint()[0]
+        self.begun.append(done)
+        more, error = next(self.script)
+        for number in range(done + 1, done + more + 1):
+            folder.save_checkpoint(number, save)
+        if error is not None:
+            raise error
+
+
+@pytest.fixture(autouse=True)
+def agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(light.ClipMlpAgent, "load", classmethod(lambda cls, path: path))
+
+
+def train(tmp_path: Path, script: list[tuple[int, Any]]) -> tuple[Losing, str]:
+    place, console = Losing(script), Console(file=io.StringIO(), width=200)
+    place.train(RunFolder.create(tmp_path / "run", place.settings), console)
+    return place, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_it_goes_on_from_where_it_stands(tmp_path: Path) -> None:
+    place, said = train(tmp_path, [(0, ActorDiedError()), (2, ActorDiedError()), (1, ActorDiedError()), (1, None)])
+    assert place.begun == [0, 0, 2, 3]
+    assert said.count("a process was lost (ActorDiedError)") == 3
+    assert "going on after iteration 3" in said
+
+
+def test_many_losses_are_borne_while_checkpoints_come(tmp_path: Path) -> None:
+    losses = [(0, ActorDiedError())] * RETRIES
+    place, _ = train(tmp_path, [*losses, (1, ActorDiedError()), *losses[:-1], (3, None)])
+    assert place.begun == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_the_same_place_four_times_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=rf"the training: lost a process 4 times in a row: .*--resume {tmp_path / 'run'}"):
+        train(tmp_path, [(1, ActorDiedError())] + [(0, ActorDiedError())] * (RETRIES + 1))
+
+
+def test_a_fault_of_what_ran_there_is_raised_as_it_is(tmp_path: Path) -> None:
+    fault = RayTaskError("update", "Traceback ...", ValueError("a bug"))
+    with pytest.raises(RayTaskError) as caught:
+        train(tmp_path, [(1, fault), (3, None)])
+    assert caught.value is fault
