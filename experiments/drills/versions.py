@@ -1,7 +1,7 @@
 """The test suite on the oldest versions that setup.cfg allows, and on the newest.
 
-    python -m experiments.drills.versions --json versions.json                              # an hour or two on two cores
-    python -m experiments.drills.versions --sets oldest --tests tests/rewards tests/pool    # a part of it
+    python -m experiments.drills.versions --json versions.json
+    python -m experiments.drills.versions --sets oldest --tests tests/rewards tests/pool
 
 Each set gets a virtual environment, is tested, and the environment is deleted; PyTorch for CUDA takes 7 GB. The oldest are the lower
 bounds of setup.cfg themselves (uv's `--resolution lowest-direct`; what those need in turn is the newest that goes with them), the
