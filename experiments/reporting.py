@@ -41,7 +41,7 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
     row["failures"] = float(sum(len(t.failures) for t in trajectories))
     if seconds is not None:
         row["seconds per image"] = seconds / len(trajectories)
-    tasks = Counter(task for t in trajectories for task in {name.partition("/")[0] for name in t.tool_names})
+    tasks = Counter(task for t in trajectories for task in dict.fromkeys(name.partition("/")[0] for name in t.tool_names))
     row["tasks"] = {task: count / len(trajectories) for task, count in tasks.most_common()}  # share of episodes
     row["usage"] = {tool: count / len(decisions) for tool, count in usage.most_common()}
     return row

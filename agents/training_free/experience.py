@@ -101,7 +101,7 @@ def explore(world: World, eye: Eye, starts: Sequence[Start], experience: Experie
             orders = experience.raw.setdefault("+".join(sorted(order)), {})
             record = orders.setdefault(THEN.join(order), Record())
             record.tried += 1
-            for degradation in set(left) & set(each):
+            for degradation in sorted(set(left) & set(each)):
                 record.survived[degradation] = record.survived.get(degradation, 0) + 1
 
 

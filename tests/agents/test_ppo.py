@@ -291,6 +291,10 @@ def test_two_env_runners_play_different_rounds_on_one_pool(cluster: None) -> Non
     assert len(rollouts) == VALUES.episodes
     halves = [[r.quality(0, ("psnr",))[0] for r in half] for half in (rollouts[:8], rollouts[8:])]
     assert halves[0] != halves[1]
+    again = algorithm.sample_round()
+    assert [(r.tools, r.reward, r.quality(-1, ("psnr",))) for r in again] == [
+        (r.tools, r.reward, r.quality(-1, ("psnr",))) for r in rollouts
+    ], "the same round once more"
     algorithm.train()
     assert algorithm.report["length"] > 1
     algorithm.stop()

@@ -14,7 +14,7 @@ from agents.clip_mlp.network import Actor, Shape
 from experiments.reporting import summary
 from experiments.restore import output_names
 from tests.agents.encoders import Statistics
-from tests.experiments.test_scripts import within
+from tests.experiments.test_scripts import script, within
 from tir_env.images import Image, read_image, write_image
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -79,6 +79,20 @@ def test_a_trying_agent_pays_for_what_it_tried(agent: Path, tmp_path: Path) -> N
     assert data["all"]["calls"] >= np.mean([len(e["tools"]) for e in data["episodes"]]) > 0
 
 
+def test_the_same_seed_is_the_same_evaluation_in_another_process(agent: Path, tmp_path: Path) -> None:
+    found = []
+    for way in (within, script):
+        done = way(
+            "evaluate.py", "--agent", "4kagent", "--toolbox", agent / "small.yaml", "--suite", "dark+noise", "--episodes", 4,
+            "--seed", 3, "--json", tmp_path / "e.json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        data = json.loads((tmp_path / "e.json").read_text())
+        assert data["all"].pop("seconds per image") > 0
+        found.append(json.dumps(data))
+    assert found[0] == found[1]
+
+
 def test_no_result_takes_the_place_of_another() -> None:
     assert output_names(["a.jpg", "b/c.png"]) == {"a.jpg": "a", "b/c.png": "b-c"}
     names = output_names(["a.jpg", "a.png", "x/y.png", "x-y.png", "a-2.png", "p.png", "p-steps.png"])
@@ -104,6 +118,11 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     for _ in range(3):
         expected = Toolbox.load(agent / "small.yaml")["brighten/shift"](expected)
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "one.png"), expected)
+    done = script("restore.py", photos, "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    files, again = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "again"))
+    assert len(files) == 4
+    assert files == again, "in another process it is the same, figures included"
 
 
 @pytest.mark.parametrize(

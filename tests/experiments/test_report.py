@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def test_a_broken_table_is_named(run: Path) -> None:
 
 
 def test_versions_and_date_are_there_once_they_are_noted(run: Path) -> None:
-    RunFolder(run).write_about(datetime(2026, 5, 4, 3, 2, tzinfo=timezone.utc), 100.0, resumed=False)
+    RunFolder(run).write_about(datetime(2026, 5, 4, 3, 2, tzinfo=UTC), 100.0, resumed=False)
     read = read_run(run, "run")
     assert read.notes == []
     assert read.seconds() == {"training": 60.0, "held-out comparison": 2.0, "starting, drawing, saving": 38.0}

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,10 +17,10 @@ import pytest
 from experiments.run import Run
 from experiments.runs import RunFolder
 from tests.conftest import ROOT
+from tests.experiments.outcome import learnt, log, outcome
 from tests.experiments.test_scripts import within
 from tir_env.images import read_image, write_image
 from tir_env.images.sources import skimage_photos
-from tir_env.trajectory import Trajectory
 
 pytestmark = pytest.mark.ray
 
@@ -34,7 +33,7 @@ tools:
 """
 ITERATIONS = 6
 LEARNER = "ray::_WrappedExecutable"  # how its process calls itself
-TIMES = ("seconds", "tool_calls_per_second", "seconds per image")  # what no two runs share
+GROUPED = ("--algo", "grpo", "--policy", "clip_mlp", "--group", 4, "--keep", ITERATIONS)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -77,13 +76,6 @@ def wait_for_rows(folder: Path, process: subprocess.Popen[str], count: int) -> N
     raise AssertionError(f"it ended too early: {process.communicate()}")
 
 
-def told(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The log and the table, without what a clock says."""
-    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in RunFolder(folder).rows()]
-    table = json.loads((folder / "table.json").read_text())["rows"]
-    return rows, {name: {k: v for k, v in row.items() if k not in TIMES} for name, row in table.items()}
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that nobody disturbed, and what it said."""
@@ -92,21 +84,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "run", said
 
 
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run by GRPO whose tools run in worker processes, all its checkpoints, and what it said."""
+    folder = tmp_path_factory.mktemp("grouped")
+    said = ended(begin(folder, "run", *GROUPED, "--pool", "ray"))
+    return folder / "run", said
+
+
 def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
     folder, said = whole
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in said
     for row in ("ppo clip_mlp", "random", "no tool", "best: brighten/"):
         assert row in said
-    rows, table = told(folder)
+    found = outcome(folder)
+    rows, table = found["log"], found["table"]
     assert [row["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
     assert {"reward", "entropy", "policy_loss", "value_loss", "gain/psnr", "reward_design/psnr/weight"} <= set(rows[0])
     assert set(table) == {"ppo clip_mlp", "random", "no tool", "brighten/gamma", "brighten/shift", "denoise/median"}
     assert table["no tool"]["psnr gain"] == 0
     for name in ("curves", "best", "median", "worst"):
         assert read_image(folder / "figures" / f"{name}.png").std() > 5
-    saved = [Trajectory.load(path) for path in sorted((folder / "trajectories").iterdir())]
-    assert len(saved) == 4
-    assert all(t.ended for t in saved)
+    assert len(found["played"]) == 4
+    assert all(trajectory.ended for trajectory in found["played"])
     assert list((folder / "tensorboard").glob("events.*"))
     assert list((folder / "wandb").glob("offline-run-*"))
     assert RunFolder(folder).settings(Run).suite == "dark"
@@ -119,7 +119,10 @@ def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
 
 
 def test_killed_at_a_random_moment_it_goes_on_as_if_nothing_had_happened(whole: tuple[Path, str], tmp_path: Path) -> None:
-    """No iteration is lost or repeated, and the adaptive reward, the weights and the starts go on where they stood."""
+    """No iteration is lost or repeated, and the adaptive reward, the weights and the starts go on where they stood.
+
+    What comes after the kill and what came before it is the same to the bit as in the other run, which had processes of its own.
+    """
     process = begin(tmp_path, "run")
     wait_for_rows(tmp_path / "run", process, random.randint(1, ITERATIONS - 2))
     time.sleep(random.random() / 2)
@@ -129,7 +132,7 @@ def test_killed_at_a_random_moment_it_goes_on_as_if_nothing_had_happened(whole: 
     assert 0 < done < ITERATIONS or (tmp_path / "run" / "table.json").exists() is False
     said = ended(start("--resume", tmp_path / "run"))
     assert f"going on after iteration {done}" in said or done == ITERATIONS
-    assert told(tmp_path / "run") == told(whole[0])
+    assert outcome(tmp_path / "run") == outcome(whole[0])
 
 
 def test_moved_with_its_last_checkpoint_torn_it_goes_on_from_the_one_before(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_moved_with_its_last_checkpoint_torn_it_goes_on_from_the_one_before(tmp_
         write_image(tmp_path / "photos" / f"{photo.name}.png", photo.image[:64, :64])
     small = ("--iterations", 2, "--test-images", "skimage", "--test-episodes", 2)
     ended(begin(tmp_path, "run", "--images", tmp_path / "photos", *small))
-    rows, table = told(tmp_path / "run")
+    before = outcome(tmp_path / "run")
     place = tmp_path / "another machine"
     place.mkdir()
     for name in ("run", "photos"):
@@ -150,7 +153,7 @@ def test_moved_with_its_last_checkpoint_torn_it_goes_on_from_the_one_before(tmp_
     assert f"checkpoint 2 cannot be used: {torn.relative_to(checkpoint)} has " in said
     assert "the one before is taken" in said
     assert "going on after iteration 1" in said
-    assert told(place / "run") == (rows, table)
+    assert outcome(place / "run") == before
     assert RunFolder(place / "run").last_checkpoint()[0] == 2
 
 
@@ -174,26 +177,28 @@ def test_a_learner_that_is_killed_costs_nothing(whole: tuple[Path, str], tmp_pat
     said = ended(process)
     assert "a process was lost" in said
     assert "going on after iteration" in said
-    assert told(tmp_path / "run") == told(whole[0])
+    assert outcome(tmp_path / "run") == outcome(whole[0])
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = begin(tmp_path, "run")
-    wait_for_rows(tmp_path / "run", process, 2)
-    process.send_signal(signal.SIGINT)
-    said = ended(process, 130)
-    done = RunFolder(tmp_path / "run").last_checkpoint()[0]
-    assert done >= 1
-    assert f"iteration {done} is saved. Go on: python experiments/run.py --resume {tmp_path / 'run'}" in said
-    assert "Traceback" not in said
-
-
-def test_grpo_trains_the_same_agent_and_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
-    said = ended(
-        begin(tmp_path, "run", "--algo", "grpo", "--policy", "clip_mlp", "--group", 4, "--iterations", 2, "--pool", "ray")
-    )
+def test_grpo_trains_the_same_agent_and_a_folder_in_use_is_left_alone(grouped: tuple[Path, str]) -> None:
+    folder, said = grouped
     assert "grpo clip_mlp" in said
-    done = within("run.py", *options(tmp_path, "run"))
+    done = within("run.py", *options(folder.parent, "run"))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "holds a run already. Go on with it: --resume" in done.stderr
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(grouped: tuple[Path, str], tmp_path: Path) -> None:
+    """Up to there it is the same run as another, to the bit, whoever ran the tools."""
+    process = begin(tmp_path, "run", *GROUPED, "--pool", "local")
+    wait_for_rows(tmp_path / "run", process, 2)
+    process.send_signal(signal.SIGINT)
+    said = ended(process, 130)
+    folder = RunFolder(tmp_path / "run")
+    done = folder.last_checkpoint()[0]
+    assert done >= 1
+    assert f"iteration {done} is saved. Go on: python experiments/run.py --resume {folder.path}" in said
+    assert "Traceback" not in said
+    assert log(folder.path)[:done] == log(grouped[0])[:done]
+    assert learnt(folder.path, done) == learnt(grouped[0], done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -15,7 +14,8 @@ from agents.vlm import demonstrations
 from experiments.runs import RunFolder
 from experiments.vlm import AFTER_SFT, Plan
 from tests.agents.vlm.play import tiny
-from tests.experiments.test_run import TIMES, TOOLS, ended, start, wait_for_rows
+from tests.experiments.outcome import outcome
+from tests.experiments.test_run import TOOLS, ended, start, wait_for_rows
 from tests.experiments.test_scripts import within
 from tir_env.images import read_image, write_image
 from tir_env.images.sources import skimage_photos
@@ -23,7 +23,6 @@ from tir_env.images.sources import skimage_photos
 pytestmark = pytest.mark.ray
 
 SFT, GRPO = 8, 3  # steps
-CLOCK = (*TIMES, "seconds/generation", "seconds/tools", "seconds/learning")
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +45,6 @@ def begin(tmp_path: Path, model: Path, name: str, *more: object) -> Any:
     )  # fmt: skip
 
 
-def told(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The log and the table, without what a clock says."""
-    rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in RunFolder(folder).rows()]
-    table = json.loads((folder / "table.json").read_text())["rows"]
-    return rows, {name: {k: v for k, v in row.items() if k not in CLOCK} for name, row in table.items()}
-
-
 @pytest.fixture(scope="module")
 def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that nobody disturbed, and what it said."""
@@ -65,7 +57,8 @@ def test_both_stages_are_in_one_folder(whole: tuple[Path, str]) -> None:
     folder, said = whole
     for words in (f"sft {SFT}/{SFT}", f"grpo {GRPO}/{GRPO}", "16 demonstrations from 16 starts", "grpo vlm", "after SFT"):
         assert words in said
-    rows, table = told(folder)
+    found = outcome(folder)
+    rows, table = found["log"], found["table"]
     assert [row["iteration"] for row in rows] == list(range(1, SFT + GRPO + 1))
     assert rows[SFT - 1]["sft/loss"] < rows[0]["sft/loss"]
     assert {"reward", "entropy", "length", "gain/psnr", "diversity/order", "malformed", "reward_design/psnr/weight"} <= set(
@@ -101,7 +94,7 @@ def test_killed_in_either_stage_it_goes_on_as_if_nothing_had_happened(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     ended(start("--resume", tmp_path / "run"))
-    assert told(tmp_path / "run") == told(whole[0])
+    assert outcome(tmp_path / "run") == outcome(whole[0])
 
 
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
