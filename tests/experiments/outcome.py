@@ -38,15 +38,21 @@ def untimed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def learnt(folder: Path, iteration: int) -> dict[str, str]:
-    """Every tensor and number of a checkpoint, and of the agent where that is the last one: a digest or the number itself."""
-    places = [folder / CHECKPOINTS / f"{iteration:06d}"]
-    if iteration == RunFolder(folder).last_checkpoint()[0]:
-        places.append(folder / "agent")
+    """The last checkpoint and the agent."""
+    return checkpoint(folder, iteration) | tensors(folder / "agent")
+
+
+def checkpoint(folder: Path, iteration: int) -> dict[str, str]:
+    return tensors(folder / CHECKPOINTS / f"{iteration:06d}")
+
+
+def tensors(place: Path) -> dict[str, str]:
+    """Every tensor and number of the files in a folder: a digest or the number itself."""
     found = {}
-    for path in sorted(path for place in places for path in place.rglob("*")):
+    for path in sorted(place.rglob("*")):
         if path.suffix in (".pt", ".safetensors"):
             read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-            found |= {f"{path.relative_to(folder)}: {name}": value for name, value in leaves(read)}
+            found |= {f"{place.name}/{path.relative_to(place)}: {name}": value for name, value in leaves(read)}
     assert any(value.startswith("torch.float32") for value in found.values())
     return found
 

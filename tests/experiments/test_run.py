@@ -17,7 +17,7 @@ import pytest
 from experiments.run import Run
 from experiments.runs import RunFolder
 from tests.conftest import ROOT
-from tests.experiments.outcome import learnt, log, outcome
+from tests.experiments.outcome import checkpoint, log, outcome
 from tests.experiments.test_scripts import within
 from tir_env.images import read_image, write_image
 from tir_env.images.sources import skimage_photos
@@ -169,15 +169,17 @@ def test_options_that_do_not_fit_the_checkpoint_leave_the_settings_as_they_were(
     assert [row["iteration"] for row in RunFolder(tmp_path / "run").rows()] == [1, 2]
 
 
-def test_a_learner_that_is_killed_costs_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
-    process = begin(tmp_path, "run", "--learners", 1)
-    wait_for_rows(tmp_path / "run", process, 2)
+def test_a_learner_that_is_killed_costs_nothing(tmp_path: Path) -> None:
+    small = ("--learners", 1, "--iterations", 4, "--test-episodes", 2)
+    ended(begin(tmp_path, "undisturbed", *small))
+    process = begin(tmp_path, "run", *small)
+    wait_for_rows(tmp_path / "run", process, 1)
     [learner] = [each for each in psutil.Process(process.pid).children(recursive=True) if LEARNER in " ".join(each.cmdline())]
     learner.kill()
     said = ended(process)
     assert "a process was lost" in said
     assert "going on after iteration" in said
-    assert outcome(tmp_path / "run") == outcome(whole[0])
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "undisturbed")
 
 
 def test_grpo_trains_the_same_agent_and_a_folder_in_use_is_left_alone(grouped: tuple[Path, str]) -> None:
@@ -201,4 +203,4 @@ def test_ctrl_c_saves_and_says_how_to_go_on(grouped: tuple[Path, str], tmp_path:
     assert f"iteration {done} is saved. Go on: python experiments/run.py --resume {folder.path}" in said
     assert "Traceback" not in said
     assert log(folder.path)[:done] == log(grouped[0])[:done]
-    assert learnt(folder.path, done) == learnt(grouped[0], done)
+    assert checkpoint(folder.path, done) == checkpoint(grouped[0], done)
