@@ -52,8 +52,10 @@ def open_oracle(spec: str, world: World) -> Agent:
     metric, *rest = spec.removeprefix("oracle:").split(":", 2)
     if not rest:
         return GreedyOracle(world, metric)
-    if not rest[0].isdecimal():
-        raise Problem(f"agent {spec!r}", f"has no depth {rest[0]!r}", "Write oracle:psnr:3, or oracle:psnr for the greedy one.")
+    if not rest[0].isdecimal() or len(rest[0]) > 3:
+        raise Problem(
+            f"agent {spec!r}", f"has no depth {rest[0][:20]!r}", "Write oracle:psnr:3, or oracle:psnr for the greedy one."
+        )
     return ExhaustiveOracle(world, metric, int(rest[0]), Path(rest[1]) if rest[1:] else None)
 
 

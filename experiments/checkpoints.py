@@ -95,7 +95,7 @@ def version_of(text: str) -> int:
     """That a manifest gives itself; 0 if it is not even that."""
     try:
         version = json.loads(text)["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
     return version if isinstance(version, int) else 0
 

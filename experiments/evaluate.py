@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agents.agent import observer_for, play
+from agents.agent import Agent, observer_for, play
 from agents.opening import agent_folder, open_agent
 from experiments.console import at_least, main, write_json
 from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
 from experiments.tool_pool import ToolPool
+from pool import Pool
 from tir_env.images.sources import Part
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -80,20 +81,24 @@ def trained_with(agent: str) -> Run | None:
     return None
 
 
-def evaluate(settings: Evaluate) -> None:
-    at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
-    trained = trained_with(settings.agent)
-    known = trained or replace(Run(), crop=64)
+def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:
+    """Where it is evaluated, and who."""
+    known = trained_with(settings.agent) or replace(Run(), crop=64)
     toolbox = Toolbox.load(settings.toolbox or known.toolbox).with_weights_only()
     horizon = known.horizon if settings.horizon is None else settings.horizon
     crop = known.crop if settings.crop is None else settings.crop
+    world = World(
+        settings.images, settings.part, settings.suite, toolbox, f"final:{settings.metrics[0]}", settings.metrics, horizon, crop,
+        depth=settings.depth, pool=pool,
+    )  # fmt: skip
+    return world, open_agent(settings.agent, world, settings.seed)
+
+
+def evaluate(settings: Evaluate) -> None:
+    at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
     console = Console()
     with settings.tool_pool.open() as pool:
-        world = World(
-            settings.images, settings.part, settings.suite, toolbox, f"final:{settings.metrics[0]}", settings.metrics, horizon,
-            crop, depth=settings.depth, pool=pool,
-        )  # fmt: skip
-        agent = open_agent(settings.agent, world, settings.seed)
+        world, agent = opened(settings, pool)
         starts = [world.draw(settings.seed, episode) for episode in range(settings.episodes)]
         observer = observer_for(agent, world)
         began = time.perf_counter()

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from jinja2 import UndefinedError
 
 from experiments.console import at_least, main, write_json
 from experiments.report_page.page import page
 from experiments.report_page.reading import SHOWN, names_of, read_run
-from experiments.runs import REPORT
+from experiments.runs import REPORT, TABLE
 from pool import Problem
 from tir_env.files import write_aside
 
@@ -50,7 +51,11 @@ def write_report(
         raise Problem("--megabytes", f"must be from 0 to 1000, not {megabytes:g}", "Correct it.")
     at_least(1, trajectories=trajectories)
     read = [read_run(path, name, trajectories) for path, name in zip(runs, names_of(runs), strict=True)]
-    text = page(read, megabytes).encode("utf-8", "replace")  # file names may hold what is no text
+    try:
+        text = page(read, megabytes).encode("utf-8", "replace")  # file names may hold what is no text
+    except UndefinedError as error:
+        tables = ", ".join(str(path / TABLE) for path in runs)
+        raise Problem(tables, f"lacks a figure: {error}", "It was changed by hand: restore it, or delete it.") from error
     return write_aside(out or runs[0] / REPORT, lambda aside: aside.write_bytes(text))
 
 

@@ -148,7 +148,8 @@ def value_of(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def run(settings: Run) -> None:
+def checked(settings: Run) -> Run:
+    """The settings with what follows from them, if they can be meant: said at once, not after Ray is imported."""
     at_least(1, iterations=settings.iterations, test_episodes=settings.test_episodes, metrics=len(settings.metrics))
     at_least(1, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
     at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
@@ -159,9 +160,14 @@ def run(settings: Run) -> None:
 
         settings = with_tree(settings)
     if settings.resume is None and settings.out != DEFAULT_OUT:
-        RunFolder.check_free(settings.out)  # said at once, not after Ray is imported
+        RunFolder.check_free(settings.out)
     else:
         RunFolder.check_writable(settings.resume or settings.out)
+    return settings
+
+
+def run(settings: Run) -> None:
+    settings = checked(settings)
     console = Console()
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made

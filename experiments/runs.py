@@ -14,7 +14,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from experiments.checkpoints import CheckpointError, fault, seal, to_disk
 from pool import Problem
-from pool.errors import describe, readable
+from pool.errors import describe, readable, without_login
 from tir_env.files import write_aside
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
@@ -35,6 +35,13 @@ BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 
 Settings = TypeVar("Settings")
 Row = dict[str, float]
+ROW: TypeAdapter[Any] = TypeAdapter(dict[str, float | None])
+
+
+@dataclass
+class _Learner:
+    algo: str
+    policy: str | None
 
 
 class RunFolder:
@@ -88,13 +95,13 @@ class RunFolder:
     def identity(self) -> str:
         """Empty for runs of before there was one, whose checkpoints cannot be verified either."""
         path = self.path / IDENTITY
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     @property
     def writer(self) -> str:
         """Who learns, by the settings."""
-        settings = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        return f"{settings['algo']} {settings['policy']}"
+        settings = self.settings(_Learner)
+        return f"{settings.algo} {settings.policy}"
 
     def claim(self) -> str:
         """From now on only who shows this word may write: a learner whose run was killed may live on for a while."""
@@ -103,7 +110,7 @@ class RunFolder:
         return word
 
     def check_owner(self, word: str) -> None:
-        if (self.path / OWNER).read_text(encoding="utf-8") != word:
+        if (self.path / OWNER).read_text(encoding="utf-8", errors="replace") != word:
             raise Problem(self.path, "is gone on with by another run", "Nothing is lost: this one ends here.")
 
     # -- settings ------------------------------------------------------------------------------------------------------------
@@ -120,6 +127,9 @@ class RunFolder:
                 raise Problem(
                     thing, "is no UTF-8, so that it cannot be written down", "Rename it, or link to it by another name."
                 )
+            if without_login(text) != text:
+                thing = f"--{name.replace('_', '-')}"
+                raise Problem(thing, "has an address with a password in it, which would be written down", "Leave it out.")
         return json.dumps(asdict(settings), indent=1, default=str) + "\n"
 
     def write_about(self, begun: datetime, seconds: float, resumed: bool) -> None:
@@ -136,7 +146,7 @@ class RunFolder:
 
     def settings(self, kind: type[Settings]) -> Settings:
         try:
-            return TypeAdapter(kind).validate_json((self.path / CONFIG).read_text(encoding="utf-8"))
+            return TypeAdapter(kind).validate_json((self.path / CONFIG).read_bytes())
         except ValidationError as error:
             problem = error.errors()[0]
             reason = f"cannot be read: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
@@ -160,7 +170,9 @@ class RunFolder:
         for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
             try:
                 row = json.loads(line)
-            except ValueError:
+                ROW.validate_python(row)
+                row["iteration"]
+            except (ValueError, KeyError, RecursionError):  # pydantic's is a ValueError
                 torn = torn or number
                 continue
             if torn:
@@ -236,7 +248,11 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         folder = self.path / CHECKPOINTS
-        return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+        return (
+            sorted(path for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii())
+            if folder.is_dir()
+            else []
+        )
 
 
 def free_folder(wanted: Path) -> Path:

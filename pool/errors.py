@@ -19,14 +19,18 @@ crosses process borders unchanged (its `args` rebuild it). Two kinds follow from
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+LOGIN = re.compile(r"(?<=://)[^/\s@]+@")  # of an address: user:password@host
 
 
 class Problem(Exception):
     """Something that a person can put right: the thing, the reason, the remedy."""
 
     def __init__(self, thing: object, reason: object, remedy: str = "") -> None:
-        self.thing, self.reason, self.remedy = readable(str(thing)), readable(str(reason)), remedy
+        self.thing, self.reason = (without_login(readable(str(part))) for part in (thing, reason))
+        self.remedy = without_login(remedy)
         super().__init__(self.thing, self.reason, self.remedy)
 
     def __str__(self) -> str:
@@ -37,6 +41,11 @@ class Problem(Exception):
 def readable(text: str) -> str:
     """Text that can be printed and saved. A file's name need not be UTF-8; what of it is not is spelt out: caf\\udce9.png."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def without_login(text: str) -> str:
+    """Text whose addresses hold no passwords."""
+    return LOGIN.sub("***@", text)
 
 
 def describe(cause: BaseException) -> str:
@@ -51,6 +60,9 @@ class UnknownModel(Problem):
     """A call names a model that was never added to the pool."""
 
 
+MEND = "Mend the model, or do without it."  # what can be said of any
+
+
 class CallFailed(Problem):
     """One call of one model ended without a result. `attempts` says how often it was tried."""
 
@@ -63,21 +75,29 @@ class CallFailed(Problem):
         self.args = (model, self.cause, attempts, self.remedy)
 
     def __str__(self) -> str:
+        return f"{self.fact.rstrip('.')}. {MEND}" if self.remedy == MEND else self.fact
+
+    @property
+    def fact(self) -> str:
+        """What there is to say of this failure, and not of every one."""
         tries = "" if self.attempts == 1 else f" after {self.attempts} attempts"
         text = f"{self.thing} {self.kind}{tries}: {self.cause}"
-        return f"{text.rstrip('.')}. {self.remedy}" if self.remedy else text
+        return f"{text.rstrip('.')}. {self.remedy}" if self.remedy and self.remedy != MEND else text
 
 
 class ModelRaised(CallFailed):
     kind = "raised an exception"
+    default_remedy = MEND
 
 
 class BadOutput(CallFailed):
     kind = "returned a bad result"
+    default_remedy = MEND
 
 
 class LoadFailed(CallFailed):
     kind = "could not be loaded"
+    default_remedy = MEND
 
 
 class WorkerLost(CallFailed):

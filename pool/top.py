@@ -17,6 +17,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from pool.console import ABOUT_DEBUG, start
+from pool.errors import Problem, describe
 from pool.metrics import NAMESPACE
 
 _STALE = 10.0  # seconds after which a silent router counts as gone
@@ -51,13 +53,17 @@ def render(found: list[dict[str, Any]]) -> Group | str:
     return Group(routers, workers)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pool.top", description=__doc__)
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pool.top", description=f"{__doc__} {ABOUT_DEBUG}")
     parser.add_argument("--address", default="auto", help="of the Ray to look at; the one on this machine if not given")
     parser.add_argument("--once", action="store_true", help="print one look and leave")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if not ray.is_initialized():
-        ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises bare ones
+            remedy = "Name the address of a Ray that runs, as HOST:PORT."
+            raise Problem(f"Ray at {arguments.address!r}", f"cannot be reached: {describe(error)}", remedy) from error
     if arguments.once:
         console = Console()
         console.width = max(console.width, 160)  # a log has no width of its own
@@ -70,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import random
 from abc import abstractmethod
@@ -40,6 +39,7 @@ NO_WEIGHTS = frozenset(
 # Their scores are the same in a batch as alone (tests/rewards/test_quality.py and test_learned.py hold them to it). All others are
 # computed one by one: some take their statistics or their patches from the whole batch, some reject one, most nobody checked.
 BATCHED = NO_WEIGHTS - {"mad"} | {"lpips", "maniqa", "clipiqa", "musiq"}
+LARGEST = 1e30  # beyond it rewards overflow, which are float32 for some learners
 NOT_OF_ONE_IMAGE = {"FID": "sets of images", "InceptionScore": "sets of images", "CLIPScore": "an image with a text"}
 
 
@@ -52,7 +52,9 @@ class Scorer(Model):
     def run(self, items: Sequence[Any]) -> list[Score]: ...
 
     def check(self, item: Any, result: Score) -> None:
-        if not (math.isfinite(result.value) and math.isfinite(result.raw)):
+        if not isinstance(result, Score) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in result):
+            raise ValueError(f"{self.name} gave {type(result).__name__}, not a Score of two plain numbers")
+        if not all(abs(n) <= LARGEST for n in result):  # NaN is not, either
             raise ValueError(f"{self.name} gave {result.raw}")
 
 

@@ -83,11 +83,13 @@ def _weights(spec: str, text: str) -> dict[str, float]:
 
 
 def _imported(spec: str, module: str, name: str) -> RewardDesign:
+    """Settings may come with a run of somebody else's: nothing is called that is no design."""
     try:
-        made = getattr(importlib.import_module(module), name)()
+        kind = getattr(importlib.import_module(module), name)
+        made = kind() if isinstance(kind, type) and issubclass(kind, RewardDesign) else None
     except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
         reason = f"cannot be imported and made: {type(error).__name__}: {error}"
         raise RewardError(f"reward {spec!r}", reason, f"Is it on PYTHONPATH? Forms: {FORMS}.") from error
-    if not isinstance(made, RewardDesign):
+    if made is None:
         raise RewardError(f"reward {spec!r}", "is not a RewardDesign", "Derive your class from rewards.RewardDesign.")
     return made

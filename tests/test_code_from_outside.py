@@ -26,7 +26,8 @@ READERS = ("load", "loads", "open", "Unpickler", "DbfilenameShelf")
 NEVER = {
     "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all",
     "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.jit.load", "torch.export.load", "torch.package.PackageImporter",
-    "numpy.fromregex", "eval", "exec", "compile", "__import__",
+    "numpy.fromregex", "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput",
+    "subprocess.getstatusoutput", "tarfile.open", "shutil.unpack_archive", "requests.get", "urllib.request.urlretrieve",
 }  # fmt: skip
 METHODS = ("restore_from_path", "from_checkpoint", "load_from_checkpoint")  # RLlib's, Lightning's: pickles
 
@@ -60,6 +61,8 @@ def danger(name: str, call: ast.Call) -> str | None:
         return f"{name} without weights_only=True"
     if name in ("numpy.load", "numpy.lib.npyio.load") and constant(call, "allow_pickle") not in (None, False):
         return f"{name} with allow_pickle"
+    if constant(call, "shell") not in (None, False):
+        return f"{name} with a shell"
     if constant(call, "trust_remote_code") not in (None, False):
         return f"{name} with trust_remote_code"
     if last == "from_pretrained" and ".Auto" in f".{module}" and constant(call, "trust_remote_code") is not False:
@@ -95,6 +98,8 @@ def test_nothing_that_is_read_runs_code() -> None:
         "from transformers import Qwen3\nQwen3.from_pretrained(n, trust_remote_code=True)",
         "algorithm.restore_from_path(p)",
         "eval(text)",
+        "import subprocess\nsubprocess.run(text, shell=True)",
+        "from os import system\nsystem(text)",
     ],
 )
 def test_what_is_dangerous_is_found(source: str) -> None:

@@ -51,7 +51,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: CallFailed) -> Failure:
-        return cls(error.model, type(error).__name__, str(error), error.attempts)
+        return cls(error.model, type(error).__name__, error.fact, error.attempts)
 
 
 @dataclass

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
 
 from rewards import Score
 from tir_env.files import write_aside
@@ -27,6 +27,9 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]  # it names files, too: thumbnails
+
+
 class DegradationRecord(_Record):
     degradation: str
     params: dict[str, int | float | str]
@@ -35,7 +38,7 @@ class DegradationRecord(_Record):
 class StepRecord(_Record):
     action: int
     tool: str
-    digest: str
+    digest: Digest
     size: tuple[int, int]
     quality: dict[str, Score]
     reward: float
@@ -54,8 +57,8 @@ class TrajectoryRecord(_Record):
     toolbox: str
     tools: tuple[str, ...]
     record: list[DegradationRecord]
-    input_digest: str
-    reference_digest: str | None
+    input_digest: Digest
+    reference_digest: Digest | None
     quality: dict[str, Score]
     reward_name: str
     steps: list[StepRecord]
@@ -129,11 +132,15 @@ def load(folder: Path) -> Trajectory:
         return image
 
     current = first = picture("input.png", found.input_digest)
+    shown = found.input_digest
     steps = []
     for number, entry in enumerate(found.steps, start=1):
         step = Step(image=None, **{name: getattr(entry, name) for name in StepRecord.model_fields})
         if step.changed:
-            current = picture(f"step-{number}.png", step.digest)
+            current, shown = picture(f"step-{number}.png", step.digest), step.digest
+        elif step.digest != shown:
+            reason = f"says that step {number} left the image as it was, and gives it another digest"
+            raise TrajectoryError(path, reason, "It was changed by hand: restore the file.")
         step.image = current
         steps.append(step)
     return Trajectory(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -52,7 +53,9 @@ class EncoderSpec:
 
             return Encoder(self.model, self.pretrained)
         try:
-            made = getattr(importlib.import_module(kind), rest)()
+            found = getattr(importlib.import_module(kind), rest)
+            # An agent's folder may be somebody else's: nothing is called that is no model.
+            made = found() if isinstance(found, type) and issubclass(found, Model) else None
         except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
             reason = f"cannot be imported and made: {type(error).__name__}: {error}"
             raise AgentError(f"encoder {self.model!r}", reason, "Is it on PYTHONPATH?") from error
@@ -124,9 +127,11 @@ class ClipMlpAgent:
         """Read what `save` wrote; `encoder` takes the place of the one that it names."""
         try:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
-            actor = Actor(Shape(**data["shape"]))
-            actor.load_state_dict(load_file(folder / WEIGHTS))
-            spec, tools = EncoderSpec(**data["encoder"]), [str(tool) for tool in data["tools"]]
+            with torch.device("meta"):  # whatever sizes the JSON file claims: memory is taken for the weights that are there
+                actor = Actor(TypeAdapter(Shape).validate_python(data["shape"]))
+            actor.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+            spec = TypeAdapter(EncoderSpec).validate_python(data["encoder"])
+            tools = [str(tool) for tool in data["tools"]]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
             raise AgentError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error

@@ -1,31 +1,36 @@
 """Any server that speaks OpenAI's chat protocol: how proprietary models, vLLM, llama.cpp and others take part.
 
-The key comes from the environment and goes nowhere but into the request. What goes wrong is an `EndpointError` that says whose fault it
-is; what may pass (no connection, too many requests, an overloaded server, an answer that is none) is tried again, with growing pauses.
+The key comes from the environment and goes nowhere but into the request: it is blotted out of whatever a server says, and an address
+that holds a password or a query, which would be written down with the results, is refused. What goes wrong is an `EndpointError` that
+says whose fault it is; what may pass (no connection, too many requests, an overloaded server, an answer that is none) is tried again,
+with growing pauses.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import urlsplit
+from functools import reduce
+from typing import Any, NamedTuple
 
 import httpx
 
 from agents.training_free.speaking import Message, Question, Reply
 from agents.vlm.words import call_text
 from pool import Problem
+from pool.errors import readable
 
 OPENAI = "https://api.openai.com/v1"
 KEY, BASE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # HTTP answers that another try may better
 LONGEST_PAUSE = 30.0
+LARGEST = 16 << 20  # bytes of an answer
 
 
 class EndpointError(Problem):
@@ -67,6 +72,12 @@ class Nonsense(EndpointError):
     passing = True
 
 
+class Answer(NamedTuple):
+    code: int
+    retry_after: str
+    body: bytes
+
+
 class Endpoint:
     """A model behind an address. `at_once` questions are on their way together."""
 
@@ -82,17 +93,15 @@ class Endpoint:
     ) -> None:
         """`url` ends before /chat/completions; not given: that in $OPENAI_BASE_URL, or else OpenAI's. `pause` doubles each time."""
         self.model, self.url = model, (url or os.environ.get(BASE) or OPENAI).rstrip("/")
-        host = urlsplit(self.url)
-        if not model or host.scheme not in ("http", "https") or not host.hostname:
-            reason = f"names no model at an address that begins with http:// or https://: {self.url!r}"
-            raise EndpointError(f"endpoint {model!r}", reason, f"Write endpoint:MODEL or endpoint:MODEL@URL, or set {BASE}.")
-        self.name = f"endpoint:{model}@{host.hostname}"
+        self.name = f"endpoint:{model}@{host_of(self.url, model)}"
         self._key = os.environ.get(KEY, "")
+        if not all("!" <= letter <= "~" for letter in self._key):
+            raise EndpointError(KEY, "holds a blank, a line break or another sign that no key has", "Set it anew.")
         if not self._key and self.url == OPENAI:
             raise NoKey(
                 self.name, f"wants a key, and the environment has no {KEY}", f"export {KEY}=..., or give another address."
             )
-        self.attempts, self.pause, self.at_once = attempts, pause, at_once
+        self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
         self._http = httpx.Client(timeout=timeout)
 
     def __repr__(self) -> str:
@@ -117,46 +126,92 @@ class Endpoint:
         body: dict[str, Any] = {"model": self.model, "messages": [_told(m) for m in question.messages], "temperature": 0}
         if question.tools:
             body["tools"] = question.tools
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            answer = self._http.post(f"{self.url}/chat/completions", json=body, headers=headers)
+            answer = self._send(body)
         except httpx.TimeoutException as error:
             raise Slow(self.name, "gave no whole answer in time", "Try a smaller image, or a faster model.") from error
+        except httpx.DecodingError as error:
+            reason = "answered with something that cannot be unpacked"
+            raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?") from error
         except httpx.HTTPError as error:
-            reason = f"cannot be reached: {type(error).__name__}: {error}"
+            reason = f"cannot be reached: {type(error).__name__}: {self._in_short(str(error))}"
             raise Unreachable(self.name, reason, f"Is {self.url} right, and is there a network?") from error
-        if answer.status_code != httpx.codes.OK:
+        if answer.code != httpx.codes.OK:
             raise self._refusal(answer)
         return self._text(answer)
 
-    def _refusal(self, answer: httpx.Response) -> EndpointError:
-        code, words = answer.status_code, self._in_short(answer.text)
+    def _send(self, body: dict[str, Any]) -> Answer:
+        """httpx's own timeout is one for each piece of an answer, and it knows no limit to their number."""
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        ends, read = time.monotonic() + self.timeout, bytearray()
+        with self._http.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as answer:
+            for part in answer.iter_bytes():
+                read += part
+                if len(read) > LARGEST:
+                    reason = f"answered with more than {LARGEST >> 20} MiB"
+                    raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?")
+                if time.monotonic() > ends:
+                    raise httpx.ReadTimeout("in pieces, and not done")
+        return Answer(answer.status_code, answer.headers.get("retry-after", ""), bytes(read))
+
+    def _refusal(self, answer: Answer) -> EndpointError:
+        code, words = answer.code, self._in_short(answer.body.decode("utf-8", "replace"))
         if code in PASSING:
             busy = Busy(self.name, f"answered {code}: {words}", "Wait, or ask for fewer images at once.")
-            busy.pause = _pause_of(answer.headers.get("retry-after", ""))
+            busy.pause = _pause_of(answer.retry_after)
             return busy
         if code in (401, 403):
             remedy = f"Is {KEY} right?" if self._key else f"export {KEY}=..."
             return (Refused if self._key else NoKey)(self.name, f"refused the key ({code}): {words}", remedy)
         return Refused(self.name, f"answered {code}: {words}", f"Does it know the model {self.model!r}, images and tools?")
 
-    def _text(self, answer: httpx.Response) -> str:
+    def _text(self, answer: Answer) -> str:
         """What was said, tool calls as Qwen writes them."""
         try:
-            message = answer.json()["choices"][0]["message"]
+            message = json.loads(answer.body)["choices"][0]["message"]
             calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or []]
             text = message.get("content") or ""
             if not isinstance(text, str) or not (text or calls):
                 raise TypeError("neither words nor calls")
-            return "\n".join([text, *(call_text(name, arguments) for name, arguments in calls)]).strip()
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            reason = f"answered something else than a chat completion: {self._in_short(answer.text)}"
+            said = "\n".join([text, *(call_text(name, _json(arguments)) for name, arguments in calls)]).strip()
+            return self._without_key(readable(said))  # half a character can neither be said again nor be written down
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+            words = self._in_short(answer.body.decode("utf-8", "replace"))
+            reason = f"answered something else than a chat completion: {words}"
             raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?") from error
 
     def _in_short(self, text: str) -> str:
-        """Some servers repeat what was sent to them, the key included."""
-        whole = " ".join(text.split())
-        return (whole.replace(self._key, "***") if self._key else whole)[:200] or "nothing"
+        return self._without_key(" ".join(text.split()))[:200] or "nothing"
+
+    def _without_key(self, text: str) -> str:
+        """Some servers repeat what was sent to them."""
+        if not self._key:
+            return text
+        written = (self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/"))  # plainly, and as JSON
+        return reduce(lambda rest, key: rest.replace(key, "***"), written, text)
+
+
+def host_of(url: str, model: str) -> str:
+    """Of an address that can be asked, and that holds no secrets."""
+    remedy = f"Write endpoint:MODEL or endpoint:MODEL@URL, or set {BASE}."
+    try:
+        address = httpx.URL(url)
+        sound = bool(model and readable(model) == model and address.scheme in ("http", "https") and address.host)
+        sound = sound and (address.port or 0) < 65536
+    except (httpx.InvalidURL, ValueError):
+        sound = False
+    if not sound:
+        reason = "names no model at an address that begins with http:// or https://"
+        raise EndpointError(f"endpoint {model!r}", reason, remedy)
+    if address.userinfo or address.query or address.fragment or "?" in url or "#" in url:
+        reason = f"has an address at {address.host} with a password or a query in it, which would be written down"
+        raise EndpointError(f"endpoint {model!r}", reason, f"Leave them out: a key belongs into {KEY}.")
+    return address.host
+
+
+def _json(arguments: Any) -> str:
+    """JSON in a string by the protocol; some servers send it plainly."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 def _told(message: Message) -> Message:
@@ -185,5 +240,5 @@ def _pause_of(said: str) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

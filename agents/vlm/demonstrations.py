@@ -160,8 +160,8 @@ def load(folder: Path, world: World) -> list[Trajectory]:
         other = ", ".join(sorted(set(index.tools) ^ set(tools))[:4]) or "the same ones in another order"
         reason = f"was made with other tools than toolbox {world.toolbox.name!r} has: {other}"
         raise DemonstrationsError(folder, reason, f"Open the world with toolbox {index.toolbox!r}, or make them again.")
-    names = [_name(number) for number in range(index.count)]
     here = {path.name for path in folder.iterdir() if path.is_dir()}
+    names = [_name(number) for number in range(min(index.count, len(here) + 1))]
     if strange := sorted(here ^ set(names)):
         reason = f"does not hold its {index.count} demonstrations: {', '.join(strange[:4])} missing or not its own"
         raise DemonstrationsError(folder, reason, "Make them again.")

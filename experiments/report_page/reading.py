@@ -9,12 +9,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder
 from pool import Problem
-from tir_env.trajectory import Trajectory, TrajectoryError
+from tir_env.trajectory import Trajectory
 
 OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
 SHOWN = 5000  # trajectories of a run: a page of some 40 MB, of which a browser can be asked
@@ -87,9 +90,9 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
     """A folder that run.py made, finished or not; of its trajectories at most `limit`."""
     folder = RunFolder.open(path)
     notes: list[str] = []
-    settings = _json(path / CONFIG)
-    table = _json(path / TABLE) if (path / TABLE).is_file() else {}
-    about = _json(path / ABOUT) if (path / ABOUT).is_file() else {}
+    settings = _read(path / CONFIG, Settings)
+    table = _read(path / TABLE, Table) if (path / TABLE).is_file() else {}
+    about = _read(path / ABOUT, About) if (path / ABOUT).is_file() else {}
     if not table:
         notes.append("There is no table: the run has not come to its end.")
     if not about:
@@ -111,7 +114,7 @@ def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int]
         try:
             found.append(Trajectory.load(folder / names[number]))
             numbers.append(number)
-        except TrajectoryError as error:
+        except Problem as error:  # of the record, or of a picture
             broken.append(str(error))
     told_of = []
     if len(chosen) < len(names):
@@ -124,16 +127,50 @@ def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int]
     return found, numbers, told_of
 
 
-def _json(path: Path) -> dict[str, Any]:
+class _File(BaseModel):
+    """What the page relies on; what else there is, it shows as text or not at all."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Settings(_File):
+    metrics: list[str] = []
+    test_episodes: int = Field(0, ge=0)
+    images: str = ""
+    test_images: str = ""
+    toolbox: str = ""
+    horizon: int = 1
+    crop: int = 0
+
+
+Figures = dict[str, float | dict[str, float] | None]  # of a policy, by name; dicts are shares
+
+
+class Table(_File):
+    rows: dict[str, Figures] = {}
+    cases: dict[str, dict[str, Figures]] = Field({}, alias="by case")
+
+
+class About(_File):
+    begun: datetime
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    machine: dict[str, str] = {}
+    versions: dict[str, str] = {}
+
+
+def _read(path: Path, kind: type[_File]) -> dict[str, Any]:
+    """As it is in the file, if it has that form."""
+    remedy = "It was cut short or changed by hand: restore it, or delete it."
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Problem(
-            path, f"is no JSON file ({error})", "It was cut short or changed by hand: restore it, or delete it."
-        ) from error
-    if not isinstance(data, dict):
-        raise Problem(path, "holds no settings and no figures", "Was it changed by hand? Restore it, or delete it.")
-    return data
+        kind.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise Problem(path, f"holds no {kind.__name__.lower()} of a run: {where}: {first['msg']}", remedy) from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise Problem(path, f"is no JSON file ({error})", remedy) from error
+    return dict(data)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

@@ -83,7 +83,20 @@ def test_another_toolbox_is_refused(agent: ClipMlpAgent, world: World, tmp_path:
             lambda folder: (folder / JSON).write_text((folder / JSON).read_text().replace('"hidden": 128', '"hidden": 64')),
             "size",
         ),
-        (lambda folder: (folder / JSON).write_text(json.dumps({"shape": {}})), "TypeError"),
+        (lambda folder: (folder / JSON).write_text(json.dumps({"shape": {}})), "ValidationError"),
+        (
+            lambda folder: (folder / JSON).write_text(
+                (folder / JSON).read_text().replace('"pretrained": ""', '"pretrained": 3.5')
+            ),
+            "str",
+        ),
+        # 4 TB, if anybody believed it
+        (
+            lambda folder: (folder / JSON).write_text(
+                (folder / JSON).read_text().replace('"hidden": 128', f'"hidden": {10**10}')
+            ),
+            "size mismatch",
+        ),
     ],
 )
 def test_broken_folders_are_named(agent: ClipMlpAgent, tmp_path: Path, spoil, reason: str) -> None:  # type: ignore[no-untyped-def]
@@ -114,7 +127,14 @@ def test_unknown_agents_are_named(world: World, spec: str, reason: str) -> None:
         open_agent(spec, world)
 
 
-@pytest.mark.parametrize(("spec", "reason"), [("json:Nothing", "AttributeError"), ("json:JSONDecoder", "whole number `dim`")])
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("json:Nothing", "AttributeError"),
+        ("json:JSONDecoder", "whole number `dim`"),
+        ("builtins:breakpoint", "whole number `dim`"),
+    ],
+)
 def test_encoders_that_are_none_are_named(spec: str, reason: str) -> None:
     with pytest.raises(AgentError, match=reason):
         EncoderSpec(spec).open()

@@ -62,6 +62,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no manifest": (lambda p: (p / MANIFEST).unlink(), "has no manifest.json"),
     "torn manifest": (lambda p: (p / MANIFEST).write_text('{"version": 1, "fi'), "manifest.json is damaged"),
     "zeros as manifest": (lambda p: (p / MANIFEST).write_bytes(bytes(50)), "manifest.json is damaged"),
+    "nested without end": (lambda p: (p / MANIFEST).write_text("[" * 100_000), "manifest.json is damaged"),
     "no text": (lambda p: (p / MANIFEST).write_bytes(b"\xff\xfe"), "manifest.json cannot be read"),
     "another run's": (edited(lambda d: d.update(run="x")), "another run wrote it"),
     "another agent's": (edited(lambda d: d.update(writer="grpo vlm")), "written by grpo vlm, and this run is ppo clip_mlp"),
@@ -86,6 +87,14 @@ def test_what_is_not_whole_is_named_and_the_one_before_is_taken(kind: str, tmp_p
     folder.save_checkpoint(3, save)
     assert RunFolder.open(tmp_path / "run").recover(WRITER) == []
     assert RunFolder.open(tmp_path / "run").last_checkpoint()[0] == 3
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "-1", "x"])
+def test_what_is_called_by_no_number_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "run")
+    (folder.path / CHECKPOINTS / name).mkdir()
+    assert RunFolder.open(folder.path).recover(WRITER) == []
+    assert RunFolder.open(folder.path).last_checkpoint()[0] == 3
 
 
 def test_when_none_is_whole_nothing_is_touched_and_the_way_out_works(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.console import problem_of
 from experiments.run import Run
 from experiments.runs import RunFolder
 from pool import Problem
+from pool.console import problem_of
 from tests.experiments.test_scripts import within
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -142,10 +143,46 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
     assert "What was run" in page([read_run(begun.path, "begun")], 24), "there is a page all the same"
 
 
-def test_a_broken_table_is_named(run: Path) -> None:
-    (run / "table.json").write_text("[]")
-    with pytest.raises(Problem, match="holds no settings and no figures"):
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("table.json", "[]", "holds no table of a run: the file"),
+        ("table.json", '{"rows": {"random": {"psnr": "high"}}}', r"holds no table of a run: rows\.random\.psnr"),
+        ("table.json", "[" * 100_000, "is no JSON file"),
+        ("about.json", '{"begun": "yesterday"}', "holds no about of a run: begun"),
+        ("config.json", '{"metrics": 5}', "holds no settings of a run: metrics"),
+        ("config.json", "\x00", "is no JSON file"),
+    ],
+)
+def test_a_file_of_another_form_is_named(run: Path, name: str, text: str, reason: str) -> None:
+    (run / name).write_text(text)
+    with pytest.raises(Problem, match=reason):
         read_run(run, "run")
+
+
+def test_a_table_that_lacks_figures_is_named(run: Path) -> None:
+    table = json.loads((run / "table.json").read_text())
+    del table["rows"]["ppo clip_mlp"]["calls"]
+    (run / "table.json").write_text(json.dumps(table))
+    with pytest.raises(Problem, match="lacks a figure"):
+        write_report((run,))
+
+
+def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
+    """Names that would lead out of it, and a digest that a hand put in, under which a thumbnail would be kept."""
+    trajectories = played(4)
+    for way, trajectory in zip(("../../a", "/tmp/tir-outside", "..", "a/../../b"), trajectories, strict=True):
+        trajectory.start = replace(trajectory.start, image=way, case=way)
+    run = make_run(tmp_path / "deep" / "er" / "run", trajectories)
+    forged = trajectories[0].save(run / "trajectories" / "0009", images="png") / "trajectory.json"
+    told = json.loads(forged.read_text())
+    told["steps"][-1] |= {"digest": "../../../../outside", "tool": "stop"}
+    forged.write_text(json.dumps(told))
+    write_report((run,))
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["run"]
+    assert not Path("/tmp/tir-outside").exists()
+    assert [note.partition(".")[0] for note in read_run(run, "run").notes][1] == "1 trajectories cannot be read"
 
 
 def test_versions_and_date_are_there_once_they_are_noted(run: Path) -> None:

@@ -57,6 +57,33 @@ def test_what_a_power_cut_tore_off_the_log_is_dropped_and_a_hole_in_it_is_named(
         folder.rows()
 
 
+@pytest.mark.parametrize(
+    "line", ["[]", "1", "null", "{}", '{"reward": 1}', '{"iteration": "x"}', '{"iteration": [1]}', "[" * 100_000]
+)
+def test_rows_of_another_form_are_holes_too(folder: RunFolder, line: str) -> None:
+    folder.append({"iteration": 1})
+    with (folder.path / LOG).open("a") as file:
+        file.write(f"{line}\n")
+    assert folder.rows() == [{"iteration": 1}]
+    folder.append({"iteration": 2})
+    with pytest.raises(Problem, match=r"log\.jsonl: line 2 is damaged"):
+        folder.rows()
+
+
+def test_settings_that_are_no_text_are_named(folder: RunFolder) -> None:
+    (folder.path / CONFIG).write_bytes(b"\xff\xfe{}")
+    for read in (lambda: folder.settings(Run), lambda: folder.writer):
+        with pytest.raises(Problem, match=r"config\.json: cannot be read"):
+            read()
+
+
+def test_a_password_is_not_written_down(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="--ray-address: has an address with a password in it") as error:
+        RunFolder.create(tmp_path / "run", Run(ray_address="ray://me:pass-word@host:10001"))
+    assert "pass-word" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_torn_row_and_rows_past_the_checkpoint_are_dropped(folder: RunFolder) -> None:
     for number in range(1, 6):
         folder.append({"iteration": number, "reward": 0.5})

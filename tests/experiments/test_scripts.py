@@ -54,11 +54,19 @@ def test_bench_env_writes_its_figures(tmp_path: Path) -> None:
 
 
 def test_broken_files_end_in_typed_errors(tmp_path: Path) -> None:
-    done = script("drills/fuzz_inputs.py", "--images", 200, "--yaml", 60, "--seed", 5, "--json", tmp_path / "f.json")
+    parts = ("pictures", "suites", "tool-calls", "endpoint-replies", "metric-outputs", "trees", "checkpoints", "run-options")
+    done = script("drills/fuzz_inputs.py", "--only", *parts, "--count", 60, "--seed", 5, "--json", tmp_path / "f.json")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "f.json").read_text())
-    assert report["pictures"]["ended"]["ImageError"] > 50
-    assert report["pictures"]["ended"]["result"] > 20
+    for part, error in (
+        ("pictures", "ImageError"),
+        ("endpoint-replies", "Nonsense"),
+        ("metric-outputs", "BadOutput"),
+        ("trees", "TreeError"),
+    ):
+        assert report[part]["ended"][error] > 5
+        assert report[part]["ended"]["result"] > 0
+    assert all(report[part]["inputs"] == 60 and not report[part]["wrong"] for part in parts)
 
 
 def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None:

@@ -170,3 +170,40 @@ def test_a_score_that_is_not_finite_is_no_score(monkeypatch: pytest.MonkeyPatch,
         pool.add(metric)
         [outcome] = pool.run([Call("quality/psnr", (photo, photo))])
     assert isinstance(outcome.error, BadOutput)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        0.5,
+        "0.5",
+        (0.5, 0.5),
+        [0.5],
+        np.array(0.5),
+        Score("a", "b"),
+        Score(np.array([0.5]), 0.5),
+        Score(True, True),
+        Score(0.5, None),
+    ],
+    ids=repr,
+)
+def test_what_is_no_score_is_told_from_one(given: object, monkeypatch: pytest.MonkeyPatch, photo: Image) -> None:
+    metric = Metric("psnr")
+    monkeypatch.setattr(metric, "run", lambda items: [given])
+    with LocalPool() as pool:
+        pool.add(metric)
+        [outcome] = pool.run([Call("quality/psnr", (photo, photo))])
+    assert isinstance(outcome.error, BadOutput)
+    assert "not a Score of two plain numbers" in outcome.error.reason
+    assert outcome.error.remedy
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e308, 10**400])
+def test_nor_is_a_number_that_no_reward_can_be_made_of(value: float, monkeypatch: pytest.MonkeyPatch, photo: Image) -> None:
+    metric = Metric("psnr")
+    monkeypatch.setattr(metric, "run", lambda items: [Score(value, value)])
+    with LocalPool() as pool:
+        pool.add(metric)
+        [outcome] = pool.run([Call("quality/psnr", (photo, photo))])
+    assert isinstance(outcome.error, BadOutput)

@@ -159,6 +159,30 @@ def test_damaged_files_are_named(played: tuple[World, Trajectory], tmp_path: Pat
         Trajectory.load(tmp_path / "t")
 
 
+@pytest.mark.parametrize("digest", ["../../../outside", "/tmp/outside", "a" * 31, "G" * 32, "a" * 32 + "\n"])
+def test_a_digest_names_a_file_and_no_way(played: tuple[World, Trajectory], tmp_path: Path, digest: str) -> None:
+    path = played[1].save(tmp_path / "t") / "trajectory.json"
+    for place in ("input_digest", "reference_digest"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), place: digest}))
+        with pytest.raises(TrajectoryError, match=place):
+            Trajectory.load(tmp_path / "t")
+        played[1].save(tmp_path / "t")
+    told = json.loads(path.read_text())
+    told["steps"][-1]["digest"] = digest
+    path.write_text(json.dumps(told))
+    with pytest.raises(TrajectoryError, match=r"steps\.\d\.digest"):
+        Trajectory.load(tmp_path / "t")
+
+
+def test_a_step_that_changed_nothing_shows_what_was_there(played: tuple[World, Trajectory], tmp_path: Path) -> None:
+    path = played[1].save(tmp_path / "t", images="reference") / "trajectory.json"
+    told = json.loads(path.read_text())
+    told["steps"][-1]["digest"] = "0" * 32
+    path.write_text(json.dumps(told))
+    with pytest.raises(TrajectoryError, match="left the image as it was, and gives it another digest"):
+        Trajectory.load(tmp_path / "t")
+
+
 def test_a_swapped_picture_is_noticed(played: tuple[World, Trajectory], tmp_path: Path) -> None:
     for name in ("step-1.png", "reference.png"):
         played[1].save(tmp_path / "t")

@@ -31,6 +31,7 @@ Part = Literal["train", "validation", "test", "all"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 FRACTIONS = (0.7, 0.15, 0.15)
 MEMORY = 512 << 20  # bytes of photographs that are kept after reading
+MOST_GENERATED = 1_000_000  # each has a name in memory
 
 
 @cached(LRUCache(MEMORY, getsizeof=lambda image: image.nbytes), lock=Lock())
@@ -195,10 +196,9 @@ class SkimageReader:
 
 def generated(count: int, *, seed: int = 0, size: int = 256) -> Images:
     """`count` generated pictures; the same seed and size give the same ones on every machine."""
-    if count < 1 or not 32 <= size <= 2048:
-        raise ImageError(
-            f"generated:{count}", f"needs a count of at least 1 and a size of 32 to 2048, not {size}", "Correct it."
-        )
+    if not 1 <= count <= MOST_GENERATED or not 32 <= size <= 2048:
+        reason = f"needs a count of 1 to {MOST_GENERATED:,} and a size of 32 to 2048, not {size}"
+        raise ImageError(f"generated:{count}", reason, "Correct it.")
     names = [f"leaves-{seed}-{i}-{size}" for i in range(count)]
     # Their names say what they hold, so that a split need not make them all.
     photos = [Photo(name, LeavesReader(seed * 1_000_003 + i, size), kin=name) for i, name in enumerate(names)]
@@ -222,8 +222,8 @@ def open_images(spec: str | Path | Images, **options: Any) -> Images:
     if text == "skimage":
         return skimage_photos()
     kind, _, count = text.partition(":")
-    if kind == "generated" and (not count or count.isdigit()):
-        return generated(int(count or 200))
+    if kind == "generated" and (not count or count.isdecimal()):
+        return generated(int(count[:9] or 200))  # more are too many in any case
     if "," in text and not Path(text).exists():
         sources = [open_images(part.strip(), **options) for part in text.split(",")]
         photos = [replace(photo, name=f"{s.name}/{photo.name}") for s in sources for photo in s]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from pool import Pool, Problem, connect
+from pool.console import ABOUT_DEBUG, start
 from tir_env.mcp.pictures import Folder, Limits
 from tir_env.mcp.restorer import plugged_in
 from tir_env.mcp.service import Service
@@ -65,25 +66,17 @@ class Serve:
     """Names by which clients on other machines may call this one, such as gpu-box:8765."""
 
 
-def main(settings: Serve) -> int:
-    try:
-        check(settings)
-        with contextlib.redirect_stdout(sys.stderr):  # over stdio, stdout belongs to the protocol
-            pool = open_pool(settings)
-        with pool:
-            with contextlib.redirect_stdout(sys.stderr):
-                server = open_server(settings, pool)
-            if settings.http:
-                serve_http(server, settings)
-            else:
-                server.run("stdio")
-    except Problem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+def main(settings: Serve) -> None:
+    check(settings)
+    with contextlib.redirect_stdout(sys.stderr):  # over stdio, stdout belongs to the protocol
+        pool = open_pool(settings)
+    with pool:
+        with contextlib.redirect_stdout(sys.stderr):
+            server = open_server(settings, pool)
+        if settings.http:
+            serve_http(server, settings)
+        else:
+            server.run("stdio")
 
 
 def check(settings: Serve) -> None:
@@ -148,4 +141,4 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Serve, description=__doc__)))
+    start(lambda arguments: main(tyro.cli(Serve, args=arguments, description=f"{__doc__}\n\n{ABOUT_DEBUG}")))

@@ -6,7 +6,6 @@ python -m tir_env.tools check --toolbox pocket   load every tool that is there a
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pool.console import ABOUT_DEBUG, start
 from pool.errors import Problem
 from tir_env.images.generate import dead_leaves
 from tir_env.images.operations import Image
@@ -45,14 +45,12 @@ Command = Annotated[ListTools, tyro.conf.subcommand("list")] | Annotated[CheckTo
 def main(command: Command) -> int:
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    try:
-        toolbox = Toolbox.load(command.toolbox)
-        if isinstance(command, ListTools):
-            return list_tools(toolbox, console)
-        return check_tools(toolbox, command.size, console)
-    except Problem as problem:
-        print(problem, file=sys.stderr)
-        return 2
+    toolbox = Toolbox.load(command.toolbox)
+    if isinstance(command, ListTools):
+        return list_tools(toolbox, console)
+    if not 8 <= command.size <= 4096:
+        raise Problem("--size", f"must be from 8 to 4096, not {command.size}", "Correct it.")
+    return check_tools(toolbox, command.size, console)
 
 
 def list_tools(toolbox: Toolbox, console: Console) -> int:
@@ -106,4 +104,4 @@ def _try(tool: Tool, image: Image) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Command)))
+    start(lambda arguments: main(tyro.cli(Command, args=arguments, description=f"{__doc__}\n\n{ABOUT_DEBUG}")))

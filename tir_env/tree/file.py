@@ -135,7 +135,7 @@ class Tree:
 
     def unscored_by(self, state: int, metric: str) -> Failure:
         """Why this metric has no value there."""
-        [number] = self.unscored[(self.unscored[:, 0] == state) & (self.unscored[:, 1] == self.column(metric)), 2].tolist()
+        [number, *_] = self.unscored[(self.unscored[:, 0] == state) & (self.unscored[:, 1] == self.column(metric)), 2].tolist()
         return self.failures[number]
 
     def ways(self, state: int, depth: int) -> dict[int, list[int]]:
@@ -292,6 +292,10 @@ def built(told: TreeRecord, tensors: dict[str, NDArray[Any]]) -> Tree:
         raise ValueError("a metric's failure is of no state")
     if np.isnan(values[roots]).any():
         raise ValueError("a start is not scored")
+    if np.isinf(values).any():
+        raise ValueError("a value is infinite")
+    if set(zip(*np.nonzero(np.isnan(values)), strict=True)) - {(state, metric) for state, metric, _ in tree.unscored.tolist()}:
+        raise ValueError("a state is not scored, and nothing says why")
     level = np.array(roots)
     for _ in range(told.ground.depth):
         children = tree.children[level]

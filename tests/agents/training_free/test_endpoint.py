@@ -81,6 +81,10 @@ def test_many_questions_keep_their_order() -> None:
         (Answer(body='{"choices": []}'), Nonsense, 3),
         (Answer(body='{"choices": [{"message": {"content": null}}]}'), Nonsense, 3),
         (Answer(body='{"choices": [{"message": {"content": [1]}}]}'), Nonsense, 3),
+        (Answer(body="[" * 100_000), Nonsense, 3),
+        (Answer(body="x", headers={"Content-Type": "text/plain; charset=utf-16"}), Nonsense, 3),
+        (Answer(body="this is not packed", headers={"Content-Encoding": "gzip"}), Nonsense, 3),
+        (Answer(code=503, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"}), Busy, 3),
         (Answer("late", wait=0.5), Slow, 3),
     ],
 )
@@ -133,9 +137,57 @@ def test_keys_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.keys == [""]
     monkeypatch.setenv(BASE, "http://localhost:1234/v1/")
     assert Endpoint("local").url == "http://localhost:1234/v1"
-    for url in ("localhost:1234", "ftp://x/v1", "http://"):
+    for url in ("localhost:1234", "ftp://x/v1", "http://", "http://[", "http://x:port/v1", "http://x:99999999/v1"):
         with pytest.raises(EndpointError, match="begins with http"):
             Endpoint("local", url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:pass-word@localhost:1/v1", "http://pass-word@localhost:1/v1", "http://localhost:1/v1?key=pass-word"]
+)
+def test_an_address_holds_no_secrets(url: str) -> None:
+    with pytest.raises(EndpointError, match="with a password or a query in it") as error:
+        Endpoint("sees", url)
+    assert "pass-word" not in str(error.value)
+
+
+@pytest.mark.parametrize("odd", ["sk-secret\n", "sk secret", "sk-secré"])
+def test_a_key_that_fits_no_header_is_named_and_not_shown(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, odd)
+    with pytest.raises(EndpointError, match="holds a blank, a line break or another sign") as error:
+        Endpoint("sees", "http://localhost:1/v1")
+    assert odd.strip() not in str(error.value)
+
+
+def test_what_cannot_be_written_down_or_be_said_again_is_spelt_out() -> None:
+    body = json.dumps({"choices": [{"message": {"content": "half \ud83d a face"}}]})
+    with chat_server([Answer(body=body), Answer("whole")]) as server:
+        [reply] = endpoint(server.url).reply([ASK])
+        assert reply == "half \\ud83d a face"
+        assert endpoint(server.url).reply([Question([said(reply)])]) == ["whole"]
+
+
+def test_arguments_may_be_plain_json() -> None:
+    call = {"function": {"name": "denoise", "arguments": {"model": "dct"}}}
+    with chat_server([Answer(body=json.dumps({"choices": [{"message": {"content": None, "tool_calls": [call]}}]}))]) as server:
+        [text] = endpoint(server.url).reply([ASK])
+    assert text == '<tool_call>\n{"name": "denoise", "arguments": {"model": "dct"}}\n</tool_call>'
+
+
+def test_an_answer_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.training_free.endpoint.LARGEST", 1000)
+    with chat_server([Answer("x" * 2000)]) as server:
+        [error] = endpoint(server.url, attempts=1).reply([ASK])
+    assert type(error) is Nonsense
+    assert "answered with more than" in error.reason
+
+
+def test_a_server_that_repeats_the_key_does_not_spread_it(key: str) -> None:
+    with chat_server([Answer(f"You said {key}.", [(key, json.dumps({"model": key}))])]) as server:
+        [text] = endpoint(server.url).reply([ASK])
+    assert isinstance(text, str)
+    assert text.startswith("You said ***.")
+    assert key not in text
 
 
 LEAVES = st.none() | st.text(max_size=5)

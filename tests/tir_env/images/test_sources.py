@@ -108,5 +108,9 @@ def test_open_images_by_name(pictures: Path) -> None:
     both = open_images(f"skimage,{pictures}")
     assert len(both) == 9 + 60
     assert both.find("skimage/coffee").image.shape == (400, 600, 3)
-    with pytest.raises(ImageError, match="no such file or folder"):
-        open_images("scikit")
+    for wrong in ("scikit", "generated:²", "generated:-1", "generated:1e3"):
+        with pytest.raises(ImageError, match="no such file or folder"):
+            open_images(wrong)
+    for count in ("0", "9" * 20, "9" * 5000):
+        with pytest.raises(ImageError, match="needs a count of 1 to"):
+            open_images(f"generated:{count}")

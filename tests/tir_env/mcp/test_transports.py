@@ -19,6 +19,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from pool import Problem
+from pool.console import start
 from tests.conftest import ROOT
 from tests.tir_env.mcp.conftest import talk
 from tir_env.images import read_image
@@ -91,6 +92,14 @@ def test_http_on_loopback_alone(pictures: Path) -> None:
             assert answer.value.code in (403, 421)
 
 
+def ended(settings: Serve, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of the program."""
+    monkeypatch.setattr(sys, "argv", ["mcp"])
+    with pytest.raises(SystemExit) as exit:
+        start(lambda _: program.main(settings))
+    return int(exit.value.code or 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -106,8 +115,10 @@ def test_http_on_loopback_alone(pictures: Path) -> None:
         (Serve(http=True, host="203.0.113.7", allow_hosts=("box:1",)), "cannot be listened at"),
     ],
 )
-def test_the_operators_mistakes(settings: Serve, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(settings) == 2
+def test_the_operators_mistakes(
+    settings: Serve, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended(settings, monkeypatch) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert words in captured.err
@@ -117,7 +128,7 @@ def test_the_operators_mistakes(settings: Serve, words: str, capsys: pytest.Capt
 def test_without_the_sdk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "mcp.server", None)
     monkeypatch.delitem(sys.modules, "tir_env.mcp.server", raising=False)
-    assert program.main(Serve()) == 2
+    assert ended(Serve(), monkeypatch) == 2
     assert "pip install 'tir-env[mcp]'" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pool.console import start
 from tir_env.tools.__main__ import CheckTools, ListTools, main
 
 CLAHE = {"task": "brighten", "model": "clahe", "call": "tir_env.tools.classical.brighten:clahe"}
@@ -50,6 +51,15 @@ def test_check_runs_what_is_there(toolbox_file, capsys):
     assert "no_such_module" in capsys.readouterr().out
 
 
-def test_an_unknown_toolbox_is_one_line_on_stderr(capsys):
-    assert main(ListTools("poket")) == 2
-    assert "Did you mean 'pocket'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(ListTools("poket"), "Did you mean 'pocket'"), (CheckTools("pocket", size=-1), "--size: must be from 8")],
+)
+def test_a_mistake_is_one_line_on_stderr(command, words, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tools"])
+    with pytest.raises(SystemExit) as ended:
+        start(lambda _: main(command))
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert words in said

@@ -108,6 +108,8 @@ def rewritten(tree: Tree, path: Path, change: Callable[[dict[str, Any], dict[str
         (lambda _, tensors: tensors.update(sizes=tensors["sizes"][:-1]), "sizes has the shape"),
         (lambda _, tensors: tensors.update(unscored=np.array([[0, 9, 0]], np.int32)), "failure is of no state"),
         (lambda _, tensors: tensors["value/psnr"].__setitem__(0, np.nan), "a start is not scored"),
+        (lambda _, tensors: tensors["value/psnr"].__setitem__(1, np.inf), "a value is infinite"),
+        (lambda _, tensors: tensors["value/psnr"].__setitem__(1, np.nan), "a state is not scored, and nothing says why"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(tree: Tree, tmp_path: Path, change: Any, reason: str) -> None:
