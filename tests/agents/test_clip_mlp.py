@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,11 @@ def test_another_toolbox_is_refused(agent: ClipMlpAgent, world: World, tmp_path:
         open_agent(str(tmp_path), other)
 
 
+def edited(**changes: object) -> Callable[[Path], object]:
+    """The JSON file with other values."""
+    return lambda folder: (folder / JSON).write_text(json.dumps(json.loads((folder / JSON).read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -90,6 +96,8 @@ def test_another_toolbox_is_refused(agent: ClipMlpAgent, world: World, tmp_path:
             ),
             "str",
         ),
+        (edited(encoder={"model": "statistics", "pretrained": ""}), r"was built for \d+ features and 5 tools, and names"),
+        (edited(tools=["denoise/brighter"]), r"was built for \d+ features and 5 tools, and names \d+ and 1"),
         # 4 TB, if anybody believed it
         (
             lambda folder: (folder / JSON).write_text(
