@@ -129,7 +129,7 @@ class ClipMlpAgent:
             actor.load_state_dict(load_file(folder / WEIGHTS), assign=True)
             spec = TypeAdapter(EncoderSpec).validate_python(data["encoder"])
             tools = [str(tool) for tool in data["tools"]]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError, SafetensorError) as error:
             reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
             raise AgentError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error
         opened = encoder or spec.open()
