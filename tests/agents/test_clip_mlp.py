@@ -99,7 +99,7 @@ def edited(**changes: object) -> Callable[[Path], object]:
         (edited(encoder={"model": "statistics", "pretrained": ""}), r"was built for \d+ features and 5 tools, and names"),
         (edited(tools=["denoise/brighter"]), r"was built for \d+ features and 5 tools, and names \d+ and 1"),
         (lambda folder: (folder / JSON).write_text("[" * 100_000), "RecursionError"),
-        (edited(shape={"features": 10**30, "tools": 5, "horizon": 3}), "OverflowError"),
+        (edited(shape={"features": 6, "tools": 5, "horizon": 3, "hidden": 10**30}), "holds no agent that can be read"),
         # 4 TB, if anybody believed it
         (
             lambda folder: (folder / JSON).write_text(
