@@ -76,7 +76,7 @@ class Encoder(Model):
             path = Path(place) / "open_clip_config.json"
             try:
                 config = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise EncoderError(path, f"cannot be read: {describe(error)}", _get(self.model)) from error
         else:
             import open_clip

@@ -63,7 +63,7 @@ def kind_of(folder: Path) -> str:
     """What its JSON file says; the agents that read it find what is wrong with it."""
     try:
         return str(json.loads((folder / JSON).read_text(encoding="utf-8")).get("kind", ""))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
 

@@ -21,7 +21,7 @@ def continued(path: Path, settings: Mapping[str, Any], **empty: Any) -> dict[str
         return {"settings": told, **empty}
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(path, f"is no JSON file ({error})", "Delete it, or name another one.") from error
     if not isinstance(results, dict) or results.get("settings") != told:
         there = results.get("settings") if isinstance(results, dict) else "none"

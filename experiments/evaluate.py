@@ -83,6 +83,7 @@ def trained_with(agent: str) -> Run | None:
 
 def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:
     """Where it is evaluated, and who."""
+    at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
     known = trained_with(settings.agent) or replace(Run(), crop=64)
     toolbox = Toolbox.load(settings.toolbox or known.toolbox).with_weights_only()
     horizon = known.horizon if settings.horizon is None else settings.horizon
@@ -95,7 +96,6 @@ def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:
 
 
 def evaluate(settings: Evaluate) -> None:
-    at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
     console = Console()
     with settings.tool_pool.open() as pool:
         world, agent = opened(settings, pool)

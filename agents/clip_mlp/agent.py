@@ -132,7 +132,12 @@ class ClipMlpAgent:
             actor.load_state_dict(load_file(folder / WEIGHTS), assign=True)
             spec = TypeAdapter(EncoderSpec).validate_python(data["encoder"])
             tools = [str(tool) for tool in data["tools"]]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError, SafetensorError) as error:
             reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
             raise AgentError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error
-        return cls(actor, encoder or spec.open(), tools, spec)
+        opened = encoder or spec.open()
+        built, given = (actor.shape.features, actor.shape.tools), (getattr(opened, "dim", None), len(tools))
+        if built != given:
+            reason = f"was built for {built[0]} features and {built[1]} tools, and names {given[0]} and {given[1]}"
+            raise AgentError(folder, reason, "It was changed by hand: restore it, or train it again.")
+        return cls(actor, opened, tools, spec)

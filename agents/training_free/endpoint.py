@@ -197,7 +197,7 @@ def host_of(url: str, model: str) -> str:
     try:
         address = httpx.URL(url)
         sound = bool(model and readable(model) == model and address.scheme in ("http", "https") and address.host)
-        sound = sound and (address.port or 0) < 65536
+        sound = sound and (address.port or 0) < 65536 and "%" not in address.host  # what httpx makes of odd letters
     except (httpx.InvalidURL, ValueError):
         sound = False
     if not sound:

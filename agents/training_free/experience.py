@@ -12,7 +12,7 @@ from itertools import combinations, permutations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from agents.training_free.eyes import Eye, agenda
 from agents.training_free.search import Search, State, Walk, side_by_side
@@ -85,7 +85,7 @@ class Experience(BaseModel):
     def load(cls, path: Path) -> Experience:
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:  # pydantic's is a ValueError
             reason = f"holds no experience that can be read: {error}"
             raise Problem(path, reason, "Make one: python experiments/explore.py --out FILE.") from error
 

@@ -110,7 +110,7 @@ class VlmAgent:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
             spec, tools = VlmSpec(**data["spec"]), [str(tool) for tool in data["tools"]]
             manner, at_once = Manner(**data["manner"]), bool(data["plan_at_once"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
             raise VlmError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error
         spec = replace(spec, name=base or spec.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,11 @@ def test_another_toolbox_is_refused(agent: ClipMlpAgent, world: World, tmp_path:
         open_agent(str(tmp_path), other)
 
 
+def edited(**changes: object) -> Callable[[Path], object]:
+    """The JSON file with other values."""
+    return lambda folder: (folder / JSON).write_text(json.dumps(json.loads((folder / JSON).read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -90,6 +96,10 @@ def test_another_toolbox_is_refused(agent: ClipMlpAgent, world: World, tmp_path:
             ),
             "str",
         ),
+        (edited(encoder={"model": "statistics", "pretrained": ""}), r"was built for \d+ features and 5 tools, and names"),
+        (edited(tools=["denoise/brighter"]), r"was built for \d+ features and 5 tools, and names \d+ and 1"),
+        (lambda folder: (folder / JSON).write_text("[" * 100_000), "RecursionError"),
+        (edited(shape={"features": 6, "tools": 5, "horizon": 3, "hidden": 10**30}), "holds no agent that can be read"),
         # 4 TB, if anybody believed it
         (
             lambda folder: (folder / JSON).write_text(

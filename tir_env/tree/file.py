@@ -198,7 +198,7 @@ class Tree:
                     raise TreeError(place, "is no tree", "Name a file that experiments/grow_tree.py wrote.")
                 told = read_record(said, place)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise TreeError(
                 place, f"cannot be read: {error}", "It was cut short or damaged: restore it or grow it again."
             ) from error

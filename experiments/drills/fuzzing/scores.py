@@ -59,11 +59,11 @@ def raised(rng: random.Random) -> BaseException:
 
 def given(rng: random.Random) -> Any:
     """In place of a list of one score for each item."""
-    if rng.random() < 0.15:
+    if rng.random() < 0.05:
         return raised(rng)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         return rng.choice(ODD)
-    value, raw = (rng.choice(ODD) if rng.random() < 0.6 else rng.uniform(-50, 50) for _ in range(2))
+    value, raw = (rng.choice(ODD) if rng.random() < 0.3 else rng.uniform(-50, 50) for _ in range(2))
     score = rng.choice((Score(value, raw), Score(value, raw), (value, raw), value, [value, raw]))
     many = rng.choice((1, 1, 1, 1, 0, 2))
     return lambda count: [score] * (count * many)

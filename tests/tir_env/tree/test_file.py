@@ -118,6 +118,12 @@ def test_what_does_not_hold_together_is_refused(tree: Tree, tmp_path: Path, chan
         Tree.load(path)
 
 
+def test_a_record_without_end_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": np.zeros(3)}, tmp_path / "t", {KEY: "[" * 100_000})
+    with pytest.raises(TreeError, match="cannot be read"):
+        Tree.load(tmp_path / "t")
+
+
 def test_trees_of_different_settings_are_not_joined(tree: Tree) -> None:
     other = replace(tree, ground=tree.ground.model_copy(update={"depth": 1}))
     with pytest.raises(TreeError, match="were grown with different settings"):
