@@ -77,7 +77,7 @@ def restore(settings: Restore) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     console = Console()
     for problem in photos.problems:
-        console.print(f"left out {problem}")
+        console.print(f"left out {problem}", soft_wrap=True)
     with settings.tool_pool.open() as pool:
         restorer = Restorer(settings.agent, settings.toolbox, settings.horizon, pool, settings.metrics)
         names = output_names([photo.name for photo in photos])
