@@ -73,5 +73,5 @@ def agent_folder(spec: str) -> Path | None:
         if (folder / JSON).is_file():
             return folder
     if Path(spec).is_dir():
-        raise Problem(spec, "holds no trained agent", "Name a run that has finished at least one iteration.")
+        raise Problem(f"agent {spec!r}", "holds no trained agent", "Name a run that has finished at least one iteration.")
     return None

@@ -27,6 +27,7 @@ from tir_env.tools import Toolbox
 from tir_env.trajectory import STOP, Trajectory
 
 JSON, WEIGHTS = "agent.json", "actor.safetensors"
+MOST = 1_000_000  # decisions in an episode
 STATED = 5  # of the likeliest actions, in a step's notes
 
 
@@ -128,7 +129,9 @@ class ClipMlpAgent:
         try:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
             with torch.device("meta"):  # whatever sizes the JSON file claims: memory is taken for the weights that are there
-                actor = Actor(TypeAdapter(Shape).validate_python(data["shape"]))
+                actor = Actor(shape := TypeAdapter(Shape).validate_python(data["shape"]))
+            if not 1 <= shape.horizon <= MOST:
+                raise ValueError(f"a horizon of {shape.horizon}")
             actor.load_state_dict(load_file(folder / WEIGHTS), assign=True)
             spec = TypeAdapter(EncoderSpec).validate_python(data["encoder"])
             tools = [str(tool) for tool in data["tools"]]

@@ -100,6 +100,8 @@ def edited(**changes: object) -> Callable[[Path], object]:
         (edited(tools=["denoise/brighter"]), r"was built for \d+ features and 5 tools, and names \d+ and 1"),
         (lambda folder: (folder / JSON).write_text("[" * 100_000), "RecursionError"),
         (edited(shape={"features": 6, "tools": 5, "horizon": 3, "hidden": 10**30}), "holds no agent that can be read"),
+        (edited(shape={"features": Statistics.dim, "tools": 5, "horizon": 0}), "a horizon of 0"),
+        (edited(shape={"features": Statistics.dim, "tools": 5, "horizon": 10**30}), "a horizon of 10000"),
         # 4 TB, if anybody believed it
         (
             lambda folder: (folder / JSON).write_text(

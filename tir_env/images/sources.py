@@ -219,6 +219,8 @@ def open_images(spec: str | Path | Images, **options: Any) -> Images:
     if isinstance(spec, Images):
         return spec
     text = str(spec)
+    if not text.strip():
+        raise ImageError(f"images {text!r}", "name nothing", "Write skimage, generated:COUNT, or the path of a folder.")
     if text == "skimage":
         return skimage_photos()
     kind, _, count = text.partition(":")

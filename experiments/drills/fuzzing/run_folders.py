@@ -66,7 +66,9 @@ def checkpoints(rng: random.Random, folder: Path) -> Iterator[Trial]:
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(good, path)
         for _ in range(rng.choice((1, 1, 2))):
-            with contextlib.suppress(OSError, ValueError):  # what the first change left cannot always be changed again
+            with contextlib.suppress(
+                OSError, ValueError, RecursionError
+            ):  # what the first change left cannot always be changed again
                 spoil(rng, path)
         yield use
 
@@ -152,6 +154,6 @@ def reports(rng: random.Random, folder: Path) -> Iterator[Trial]:
         shutil.rmtree(path.parent, ignore_errors=True)
         shutil.copytree(good, path)
         for change in rng.choices(altered, k=rng.choice((1, 1, 2))):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
                 change()
         yield use

@@ -111,6 +111,8 @@ def test_open_images_by_name(pictures: Path) -> None:
     for wrong in ("scikit", "generated:²", "generated:-1", "generated:1e3"):
         with pytest.raises(ImageError, match="no such file or folder"):
             open_images(wrong)
+    with pytest.raises(ImageError, match="name nothing"):
+        open_images("")
     for count in ("0", "9" * 20, "9" * 5000):
         with pytest.raises(ImageError, match="needs a count of 1 to"):
             open_images(f"generated:{count}")
