@@ -95,7 +95,7 @@ class RunFolder:
     def identity(self) -> str:
         """Empty for runs of before there was one, whose checkpoints cannot be verified either."""
         path = self.path / IDENTITY
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return _text(path) if path.exists() else ""
 
     @property
     def writer(self) -> str:
@@ -165,7 +165,7 @@ class RunFolder:
         """Whole rows. The last ones may have been torn: by a kill in the middle of a line, or by a power cut, which leaves zeros."""
         if not (self.path / LOG).exists():
             return []
-        text = (self.path / LOG).read_text(encoding="utf-8", errors="replace")
+        text = _text(self.path / LOG)
         rows, torn = [], 0
         for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
             try:
@@ -253,6 +253,13 @@ class RunFolder:
             if folder.is_dir()
             else []
         )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Problem(path, f"cannot be read: {error.strerror}", "Put back a copy of the file.") from error
 
 
 def free_folder(wanted: Path) -> Path:

@@ -32,6 +32,6 @@ def on_ray(workers: int | None, gib: float | None) -> dict[str, Any]:
     """Options of a pool on Ray, from those of the command line."""
     if workers is not None and workers < 1:
         raise Problem("--workers", f"must be at least 1, not {workers}", "Correct it.")
-    if gib is not None and not gib > 0:
-        raise Problem("--worker-memory", f"must be more than 0, not {gib:g}", "Correct it: it is in GiB.")
+    if gib is not None and not 0 < gib < float("inf"):
+        raise Problem("--worker-memory", f"must be more than 0 and finite, not {gib:g}", "Correct it: it is in GiB.")
     return {"workers": workers} | ({} if gib is None else {"memory": int(gib * 2**30)})

@@ -139,11 +139,17 @@ class Settings(_File):
     images: str = ""
     test_images: str = ""
     toolbox: str = ""
+    depth: str = "synthetic"
     horizon: int = 1
     crop: int = 0
 
 
-Figures = dict[str, float | dict[str, float] | None]  # of a policy, by name; dicts are shares
+class Figures(_File):
+    """Of a policy: numbers by name, and two kinds of shares."""
+
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+    tasks: dict[str, float] = {}
+    usage: dict[str, float] = {}
 
 
 class Table(_File):

@@ -148,6 +148,8 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
     [
         ("table.json", "[]", "holds no table of a run: the file"),
         ("table.json", '{"rows": {"random": {"psnr": "high"}}}', r"holds no table of a run: rows\.random\.psnr"),
+        ("table.json", '{"rows": {"random": {"psnr": {}}}}', r"holds no table of a run: rows\.random\.psnr"),
+        ("config.json", '{"depth": null}', "holds no settings of a run: depth"),
         ("table.json", "[" * 100_000, "is no JSON file"),
         ("about.json", '{"begun": "yesterday"}', "holds no about of a run: begun"),
         ("config.json", '{"metrics": 5}', "holds no settings of a run: metrics"),

@@ -12,7 +12,7 @@ from rich.console import Console
 from agents.clip_mlp.config import Hyperparameters
 from experiments.reporting import table
 from experiments.run import Run, settings_from
-from experiments.runs import CHECKPOINTS, CONFIG, KEEP, LOG, RunFolder, free_folder
+from experiments.runs import CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
 
 
@@ -75,6 +75,14 @@ def test_settings_that_are_no_text_are_named(folder: RunFolder) -> None:
     for read in (lambda: folder.settings(Run), lambda: folder.writer):
         with pytest.raises(Problem, match=r"config\.json: cannot be read"):
             read()
+
+
+@pytest.mark.parametrize("name", [LOG, IDENTITY])
+def test_a_folder_in_the_place_of_a_file_is_named(folder: RunFolder, name: str) -> None:
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).mkdir()
+    with pytest.raises(Problem, match=f"{name}: cannot be read"):
+        _ = folder.rows() if name == LOG else folder.identity
 
 
 def test_a_password_is_not_written_down(tmp_path: Path) -> None:
