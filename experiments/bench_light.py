@@ -117,8 +117,9 @@ def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> 
     """PSNR of every test patch after the trained agent. The training is a run like any other, resumed if it is there."""
     folder = train_run(
         folder_of(algo, seed, settings), "--algo", algo, "--policy", "clip_mlp", "--seed", seed, "--toolbox", "rl-restore",
-        "--suite", "rl-restore", "--images", settings.images, "--test-images", "skimage", "--reward", "gain:psnr", "--metrics", "psnr",
-        "--lr-end", settings.lr_end, "--starts", settings.starts, "--horizon", DEPTH, "--crop", SIDE,
+        "--suite", "rl-restore", "--images", settings.images, "--test-images", settings.test_images, "--whole",
+        "--reward", "gain:psnr", "--metrics", "psnr", "--lr-end", settings.lr_end, "--starts", settings.starts,
+        "--horizon", DEPTH, "--crop", SIDE,
         "--iterations", settings.iterations, "--episodes", settings.episodes, "--encoder", settings.encoder, "--pool", settings.pool,
         "--test-episodes", 24,
     )  # fmt: skip

@@ -27,7 +27,7 @@ def with_tree(settings: Run) -> Run:
     ground = Tree.load(settings.env.removeprefix(FORM)).ground
     return replace(
         settings, toolbox=ground.toolbox, suite=ground.suite, images=ground.images, test_images="", crop=ground.crop, starts=0,
-        depth=ground.haze, horizon=min(settings.horizon, ground.depth), pool="local",
+        whole=False, depth=ground.haze, horizon=min(settings.horizon, ground.depth), pool="local",
     )  # fmt: skip
 
 

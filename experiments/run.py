@@ -71,6 +71,8 @@ class Run:
     """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     test_images: str = LIGHT["test_images"]
     """Photographs of which the test part is held out for the table; empty: --images."""
+    whole: bool = False
+    """Train on all of --images and test on all of --test-images, not on parts of them: they must share no picture."""
     metrics: tuple[str, ...] = LIGHT["metrics"]
     """Qualities to report."""
     horizon: int = LIGHT["horizon"]

@@ -18,7 +18,7 @@ from experiments.runs import RunFolder
 from experiments.tool_pool import on_ray
 from pool import Pool, Problem, connect, dissolve
 from pool.fleet import check_address
-from tir_env.images.sources import Part
+from tir_env.images.sources import Images, Part
 from tir_env.tools import Toolbox
 from tir_env.world import World
 
@@ -43,8 +43,11 @@ class Workplace(ABC):
     def find(self) -> Toolbox:
         """The tools, after a look at whether both worlds can be had."""
         self.toolbox = Toolbox.load(self.settings.toolbox).with_weights_only()
-        World(**self.world_settings("train"), pool="local").close()
-        World(**self.world_settings("test"), pool="local").close()
+        worlds = [World(**self.world_settings(part), pool="local") for part in ("train", "test")]
+        for world in worlds:
+            world.close()
+        if self.settings.whole:
+            check_apart(*(world.images for world in worlds))
         return self.toolbox
 
     def __enter__(self: Self) -> Self:
@@ -77,8 +80,8 @@ class Workplace(ABC):
         settings = self.settings
         images = settings.images if part == "train" else settings.test_images or settings.images
         return {
-            "images": images, "part": part, "suite": settings.suite, "toolbox": self.toolbox, "reward": settings.reward,
-            "metrics": settings.metrics, "horizon": settings.horizon, "crop": settings.crop,
+            "images": images, "part": "all" if settings.whole else part, "suite": settings.suite, "toolbox": self.toolbox,
+            "reward": settings.reward, "metrics": settings.metrics, "horizon": settings.horizon, "crop": settings.crop,
             "depth": settings.depth, "starts": settings.starts if part == "train" else 0,
         }  # fmt: skip
 
@@ -98,6 +101,16 @@ class Workplace(ABC):
     @abstractmethod
     def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
         """Train, or go on. The result by name, then whoever shall be in the table beside it."""
+
+
+def check_apart(train: Images, test: Images) -> None:
+    """What is tested on must not have been trained on, kin included."""
+    seen = {photo.kin or photo.digest for photo in train}
+    shared = [photo.name for photo in test if (photo.kin or photo.digest) in seen]
+    if shared:
+        some = ", ".join(repr(name) for name in shared[:3])
+        reason = f"shares {len(shared)} of {len(test)} pictures with --images {train.name}, such as {some}"
+        raise Problem(f"--test-images {test.name}", reason, "With --whole give other ones; without it, each is split.")
 
 
 RAY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -7,12 +7,27 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from agents.agent import Agent
 from experiments.run import Run
 from experiments.runs import RunFolder
+from experiments.workplace import Workplace, check_apart
 from pool import Problem
 from pool.console import problem_of
 from tests.experiments.test_scripts import within
+from tir_env.images.sources import Images, Part, generated, open_images, skimage_photos
+from tir_env.tools import Toolbox
+
+
+class SettingsOnly(Workplace):
+    """A workplace that looks for nothing."""
+
+    def __init__(self, settings: Run) -> None:
+        self.settings, self.toolbox = settings, Toolbox.load("pocket")
+
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("below", [".", "run", "deep/run"])
@@ -65,3 +80,26 @@ def test_the_systems_errors_come_with_a_remedy(number: int) -> None:
     assert str(problem).startswith(f"/some/file: {os.strerror(number)}. ")
     assert problem.remedy
     assert str(problem_of(OSError("odd"))) == "a file: odd"
+
+
+@pytest.mark.parametrize(("whole", "counts"), [(False, (5, 3)), (True, (9, 9))])
+def test_photographs_are_split_unless_all_are_asked_for(whole: bool, counts: tuple[int, int]) -> None:
+    settings = Run(images="skimage", test_images="skimage", whole=whole)
+    parts: list[Part] = [SettingsOnly(settings).world_settings(part)["part"] for part in ("train", "test")]
+    assert tuple(len(skimage_photos().part(part)) for part in parts) == counts
+
+
+def test_what_was_trained_on_is_not_tested_on() -> None:
+    check_apart(skimage_photos().part("train"), skimage_photos().part("test"))
+    check_apart(generated(3), generated(3, seed=1))
+    with pytest.raises(Problem, match="shares 1 of 9 pictures with --images skimage:validation, such as 'chelsea'"):
+        check_apart(skimage_photos().part("validation"), skimage_photos())
+    left, right = (open_images("skimage").find(f"motorcycle_{side}") for side in ("left", "right"))
+    with pytest.raises(Problem, match="motorcycle_right"):  # another picture of the same place
+        check_apart(Images("one", [left]), Images("other", [right]))
+
+
+def test_whole_sets_that_overlap_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    done = within("run.py", "--whole", "--encoder", "statistics", "--out", tmp_path / "run")
+    assert (done.returncode, "--test-images skimage: shares 9 of 9 pictures" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "run").exists()
