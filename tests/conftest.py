@@ -26,11 +26,12 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: a file's tests stay together, and so do all that need Ray, which starts once; the latter go first."""
+    """For pytest-xdist: a file's tests stay together, and so do all that share a Ray; what needs Ray, and takes longest, goes first."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        shares = "cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if shares else str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
