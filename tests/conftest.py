@@ -26,12 +26,8 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: a file's tests stay together, and so do all that share a Ray; what needs Ray, and takes longest, goes first."""
-    for item in items:
-        shares = "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shares else str(item.path)))
+    """What starts a Ray takes longest and goes first, file by file."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
@@ -103,7 +99,7 @@ def photo() -> Image:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """One small Ray for all tests of a run."""
+    """One small Ray for all tests of a process."""
     if ray.is_initialized():
         yield
         return

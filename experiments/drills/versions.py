@@ -120,8 +120,7 @@ def run_tests(place: Path, tests: Sequence[str], processes: int) -> Result:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        spread = ["-n", str(processes), "--dist", "loadgroup"]
-        command = [str(place / "bin" / "python"), "-m", "pytest", *spread, f"--junitxml={report}", *tests]
+        command = [str(place / "bin" / "python"), "-m", "pytest", "-n", str(processes), f"--junitxml={report}", *tests]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
         if not report.exists():
             raise Problem(" ".join(tests), "did not run", "What pytest printed above says why.")

@@ -85,6 +85,7 @@ def test_its_result_is_an_agent_like_others(whole: tuple[Path, str], tmp_path: P
     assert "distinct" in done.stdout
 
 
+@pytest.mark.long
 def test_killed_in_either_stage_it_goes_on_as_if_nothing_had_happened(
     whole: tuple[Path, str], model: Path, tmp_path: Path
 ) -> None:

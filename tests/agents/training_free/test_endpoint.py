@@ -88,7 +88,10 @@ def test_many_questions_keep_their_order() -> None:
         (Answer("late", wait=0.5), Slow, 3),
     ],
 )
-def test_every_failure_has_its_name(answer: Answer, kind: type[EndpointError], tries: int) -> None:
+def test_every_failure_has_its_name(
+    answer: Answer, kind: type[EndpointError], tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.training_free.endpoint.LONGEST_PAUSE", 0.1)
     with chat_server([answer]) as server:
         [error] = endpoint(server.url, timeout=0.2).reply([ASK])
     assert type(error) is kind
