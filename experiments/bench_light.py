@@ -47,7 +47,7 @@ SIDE = 63
 class Bench:
     test_images: str
     """Photographs to test on, such as a folder of BSD100; never trained on."""
-    images: str = "skimage,generated:2000"
+    images: str = "skimage,generated:9"
     """Photographs to train on."""
     algos: tuple[str, ...] = ("ppo", "grpo")
     """Which learners."""
@@ -57,7 +57,7 @@ class Bench:
     """Of each training."""
     episodes: int = 128
     """Of each iteration."""
-    starts: int = 0
+    starts: int = 1000
     """Train on so many first patches only; 0: always new ones."""
     lr_end: float = 0.05
     """What part of the learning rate is left in the last iteration."""

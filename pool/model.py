@@ -24,7 +24,7 @@ class Traits:
     half: bool = False  # its numbers stand autocast on a GPU
     batch: int = 1  # how many same-shaped items it gains from computing together on a GPU; a CPU always takes one
     deterministic: bool = True  # same item, same result: results may be remembered and merged
-    deadline: float = 60.0  # seconds that one item may take
+    deadline: float = 60.0  # seconds that one item of up to a megapixel may take; larger ones in proportion
     load_deadline: float = 300.0  # seconds that `load` may take
     cost: float = 0.0  # seconds per item at 256x256 on one core, 0 if unknown (a hint)
 

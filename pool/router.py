@@ -165,10 +165,7 @@ class Router(Pool):
             group.number,
             fresh,
             [self._names.abroad(request.line.name) for request in group.requests],
-            [
-                (request.deadline or request.line.traits.deadline, request.line.traits.load_deadline)
-                for request in group.requests
-            ],
+            [(request.limit, request.line.traits.load_deadline) for request in group.requests],
             [request.item for request in group.requests],
         )
         try:
@@ -271,7 +268,7 @@ class Router(Pool):
     def _examine(self, now: float) -> None:
         for slot, hand in self._hands.items():
             groups = self._scheduler.seats[slot].groups.values()
-            limits = [request.deadline or request.line.traits.deadline for group in groups for request in group.requests]
+            limits = [request.limit for group in groups for request in group.requests]
             if limits:
                 quiet = now - max(self._heard[slot], min(group.sent for group in groups))
                 loads = sum(group.loading.traits.load_deadline for group in groups if group.loading is not None)

@@ -20,6 +20,7 @@ from pool.options import Options
 _UNKNOWN_COST = 0.005  # seconds per item until the first answer
 _UNKNOWN_LOAD = 0.5
 _MEMORY = 0.2  # weight of the newest observation
+_USUAL = 3 << 20  # bytes of an item that a model's deadline is meant for: a megapixel of RGB
 
 
 class Request:
@@ -35,6 +36,11 @@ class Request:
         self.alone = False
         self.tag = 0.0
         self.size = weigh(item)
+
+    @property
+    def limit(self) -> float:
+        """Seconds that it may take: what the caller said, or the model's deadline, longer in proportion for large items."""
+        return self.deadline or self.line.traits.deadline * max(1.0, self.size / _USUAL)
 
     @property
     def abandoned(self) -> bool:

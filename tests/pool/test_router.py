@@ -280,3 +280,14 @@ def test_a_pool_without_workers_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(Problem, match="did not start"):
         Router(Nobody(tmp_path), Options())
+
+
+def test_a_deadline_grows_with_what_is_to_be_done(tmp_path: Path) -> None:
+    """A network that takes 20 s for a megapixel does not hang when it takes minutes for sixteen."""
+    fleet = ThreadFleet(tmp_path, size=1)
+    with router(fleet) as pool:
+        pool.add(Add(1))
+        for side, deadline in ((512, None), (4096, None), (2048, 7.0)):
+            assert pool.submit(Call("add1", np.zeros((side, side, 3), np.uint8)), deadline=deadline).result().ok
+    limits = [job.deadlines[0][0] for _, job in fleet.jobs]
+    assert limits == [60.0, pytest.approx(16 * 60, rel=1e-3), 7.0]
