@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console import write_json
-from experiments.runs import CONFIG
+from experiments.runs import ABOUT, CONFIG
 from pool import Problem
 
 
@@ -44,7 +44,9 @@ class Cells:
 
 
 def train_run(folder: Path, *options: object) -> Path:
-    """A training by run.py in a process of its own: from the beginning, or resumed if there is some of it."""
+    """A training by run.py in a process of its own: from the beginning, or resumed if there is some of it, unless it has ended."""
+    if (folder / ABOUT).exists():
+        return folder
     known = ["--resume", folder] if (folder / CONFIG).exists() else [*options, "--out", folder]
     subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *map(str, known)], check=True)
     return folder

@@ -110,3 +110,8 @@ def test_a_real_training_on_the_tree(tmp_path: Path) -> None:
     assert set(cell["gain"]) == {"psnr", "ssim"}
     assert [len(curve) for curve in cell["curve"].values()] == [2, 2]
     assert sum(weights[-1] for weights in cell["weight"].values()) == pytest.approx(1)
+    [run] = (tmp_path / "runs").iterdir()
+    ended = (run / "about.json").read_bytes()
+    settings.json.unlink()
+    compare(settings)
+    assert (run / "about.json").read_bytes() == ended, "what has ended is not run again"
