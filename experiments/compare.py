@@ -37,9 +37,10 @@ from pool import Problem
 from tir_env.drawing import save_figure
 from tir_env.images.sources import Part
 from tir_env.observations import Observer
+from tir_env.starts import Pin
 from tir_env.tools import Toolbox
 from tir_env.trajectory import STOP, Trajectory
-from tir_env.world import Pin, World
+from tir_env.world import World
 
 Episode = dict[str, Any]
 NONE = "none"
@@ -123,7 +124,7 @@ class Contestant:
 
     def restore(self, number: int, settings: Compare) -> tuple[Trajectory, float]:
         """One start, and the seconds that its restoration took: without spoiling the image."""
-        [trajectory] = self.world.begin([self.world.draw(settings.seed, number, case_of(self.world, number))])
+        [trajectory] = self.world.open([(settings.seed, number)], case_of(self.world, number))
         began = time.perf_counter()
         finish(self.world, self.observer, self.agent, [trajectory])
         return trajectory, time.perf_counter() - began

@@ -80,7 +80,7 @@ def of(agent: Agent, world: World, starts: int, rollouts: int, seed: int, temper
     if not hasattr(agent, "sampling"):
         raise Problem(f"agent {agent.name}", "does not draw its actions", "Name a trained one.")
     drawing: Any = agent.sampling(seed, temperature)
-    drawn = [world.draw(seed, number) for number in range(starts) for _ in range(rollouts)]
+    drawn = [start for start in world.draw_many(seed, range(starts)) for _ in range(rollouts)]
     plans = [tuple(t.tool_names) for t in play(world, observer_for(drawing, world), drawing, drawn, at_once=len(drawn))]
     return diversity([plans[k : k + rollouts] for k in range(0, len(plans), rollouts)])
 

@@ -99,7 +99,7 @@ def evaluate(settings: Evaluate) -> None:
     console = Console()
     with settings.tool_pool.open() as pool:
         world, agent = opened(settings, pool)
-        starts = [world.draw(settings.seed, episode) for episode in range(settings.episodes)]
+        starts = world.draw_many(settings.seed, range(settings.episodes))
         observer = observer_for(agent, world)
         began = time.perf_counter()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -20,8 +20,9 @@ from agents.training_free.experience import Experience, explore
 from agents.training_free.eyes import PocketEye
 from experiments.console import at_least, main
 from experiments.tool_pool import ToolPool
+from tir_env.starts import Pin
 from tir_env.tools import Toolbox
-from tir_env.world import Pin, World
+from tir_env.world import World
 
 
 @dataclass

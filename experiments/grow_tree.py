@@ -28,11 +28,12 @@ from experiments.tool_pool import ToolPool
 from experiments.tracking import display
 from pool import Pool, Problem
 from tir_env.images.sources import Part
+from tir_env.starts import Pin
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Start
 from tir_env.tree.file import Tree
 from tir_env.tree.growing import ground_of, grow
-from tir_env.world import Pin, World
+from tir_env.world import World
 
 SETTINGS = "settings.json"
 

@@ -227,7 +227,7 @@ def open_folder(settings: Run, console: Console) -> RunFolder:
 
 def compare(settings: Run, world: World, agents: dict[str, Agent], folder: RunFolder, console: Console) -> None:
     """The first agent beside the others, no tool, random and every single tool, all on the same held-out starts."""
-    starts = [world.draw(settings.seed + 1, episode) for episode in range(settings.test_episodes)]
+    starts = world.draw_many(settings.seed + 1, range(settings.test_episodes))
     trained = next(iter(agents))
     bounds: dict[str, Agent] = {"random": RandomAgent(settings.seed), "no tool": FixedAgent([], world.stop, "")}
     rivals = agents | bounds

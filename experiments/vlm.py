@@ -97,7 +97,7 @@ class VlmWorkplace(Workplace):
             began = time.perf_counter()
             teacher = open_agent(options.teacher, world, settings.seed)
             stream = stream_of(settings.seed) + 1  # others than stage 2 begins from
-            starts = [world.draw(stream, number) for number in range(options.demonstrations)]
+            starts = world.draw_many(stream, range(options.demonstrations))
             made: list[Any] = []
             with display(console, len(starts), 0, lambda row: "", "demonstration") as show:
                 for first in range(0, len(starts), demonstrations.AT_ONCE):

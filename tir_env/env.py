@@ -11,8 +11,9 @@ import numpy as np
 
 from pool import Model, Problem
 from tir_env.observations import Observer, facts
+from tir_env.starts import Pin
 from tir_env.trajectory import Trajectory
-from tir_env.world import Pin, World
+from tir_env.world import World
 from tir_env.yaml_files import suggest
 
 OPTIONS = ("image", "case", "degradation_seed", "corner")
@@ -85,7 +86,7 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         if seed is not None or not self._seeded:
             self._stream, self._episode, self._seeded = int(self.np_random.integers(2**62)), -1, True
         self._episode += 1
-        [self.trajectory] = self.world.begin([self.world.draw(self._stream, self._episode, pin_from(options))])
+        [self.trajectory] = self.world.open([(self._stream, self._episode)], pin_from(options))
         return self.observer.observe(self.trajectory), facts(self.trajectory, live=self.info_trajectory)
 
     def step(self, action: SupportsInt) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:

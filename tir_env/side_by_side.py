@@ -13,7 +13,8 @@ from gymnasium.vector.utils import batch_space
 from pool import Problem
 from tir_env.env import pin_from
 from tir_env.observations import Observer
-from tir_env.world import FREE, World
+from tir_env.starts import FREE
+from tir_env.world import World
 
 
 class SideBySide(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):

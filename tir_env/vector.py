@@ -12,7 +12,7 @@ from pool import Model
 from tir_env.env import make_world
 from tir_env.observations import Observer, facts
 from tir_env.side_by_side import SideBySide
-from tir_env.trajectory import Start, Trajectory
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 
@@ -50,12 +50,12 @@ class RestorationVectorEnv(SideBySide):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         self._begin(seed, options)
-        self.trajectories = self.world.begin([self._draw(i) for i in range(self.num_envs)])
+        self.trajectories = self._open(range(self.num_envs))
         self._look_ahead(range(self.num_envs))
         return self.observer.observe_batch(self.trajectories), self._infos()
 
-    def _draw(self, i: int) -> Start:
-        return self.world.draw(int(self._streams[i]), int(self._episodes[i]), self._pin)
+    def _open(self, indices: Sequence[int]) -> list[Trajectory]:
+        return self.world.open([(int(self._streams[i]), int(self._episodes[i])) for i in indices], self._pin)
 
     def _look_ahead(self, indices: Sequence[int]) -> None:
         """Read the photographs of the next episodes while the tools of these run. It saves time and changes no result."""
@@ -75,7 +75,7 @@ class RestorationVectorEnv(SideBySide):
             rewards[going] = self.world.step([self.trajectories[i] for i in going], [int(actions[i]) for i in going])
         if over:
             self._episodes[over] += 1
-            for i, trajectory in zip(over, self.world.begin([self._draw(i) for i in over]), strict=True):
+            for i, trajectory in zip(over, self._open(over), strict=True):
                 self.trajectories[i] = trajectory
             self._look_ahead(over)
         terminated = np.zeros(self.num_envs, bool)

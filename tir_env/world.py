@@ -1,24 +1,24 @@
 """The world behind both environments: it begins episodes and advances many of them at once.
 
-`World.begin` makes the starts, `World.step` puts all tool calls of a step in flight together, then all scorings, and writes what
-happened into the trajectories. It knows nothing of spaces, observations or autoreset: `env.py` and `vector.py` add these.
+`World.begin` makes what `starts.py` has drawn, `World.step` puts all tool calls of a step in flight together, then all scorings, and
+writes what happened into the trajectories. It knows nothing of spaces, observations or autoreset: `env.py` and `vector.py` add these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pool import Call, Model, Outcome, Pool, Problem, connect
+from pool import Call, Model, Outcome, Pool, connect
 from rewards import Quality, RewardDesign, Score, Scorer, make_reward, open_metric
 from tir_env.degradations import Case, CroppedDepth, DepthSource, Suite, Synthetic, degrade, open_depth, open_suite
 from tir_env.degradations import replay as degrade_again
 from tir_env.images.operations import Image, check_image, crop_at, digest, resize_like
-from tir_env.images.sources import Images, Part, Photo, open_images
+from tir_env.images.sources import Images, Part, open_images
+from tir_env.starts import Starting, WorldError, begun
 from tir_env.tools import Toolbox
 from tir_env.trajectory import GIVEN, STOP, Failure, Start, Step, Trajectory
 
@@ -26,24 +26,7 @@ AS_IS = Suite("as-is", (Case("as-is", ()),))
 MIN_SIDE = 32  # a quarter of it, after low resolution, is the smallest image that tools take
 
 
-class WorldError(Problem):
-    """Settings that do not fit together, or a reset option that names nothing."""
-
-
-@dataclass(frozen=True)
-class Pin:
-    """What the caller of `reset` fixes about the start; the rest is drawn."""
-
-    image: str | int | None = None
-    case: str | int | None = None
-    seed: int | None = None
-    corner: tuple[int, int] | None = None
-
-
-FREE = Pin()
-
-
-class World:
+class World(Starting):
     """Images, suite, toolbox, reward and pool, put together. All arguments take a name or an object."""
 
     def __init__(
@@ -94,44 +77,14 @@ class World:
 
     # -- starts --------------------------------------------------------------------------------------------------------------
 
-    def draw(self, stream: int, episode: int, pin: Pin = FREE) -> Start:
-        """The `episode`-th start of a stream: a pure function of the two numbers, save for what is pinned."""
-        if stream < 0:
-            raise WorldError("seed", f"must not be negative, and is {stream}", "Use 0, 1, 2 ...")
-        rng = np.random.Generator(np.random.PCG64([stream, episode]))
-        number = int(rng.integers(self.starts)) if self.starts else None
-        if number is not None:
-            rng = np.random.Generator(np.random.PCG64(number))
-        # All draws are made whether pinned or not, so that pinning one thing leaves the others as they were.
-        photo: Photo = self.images[int(rng.integers(len(self.images)))]
-        case: Case = self.suite[int(rng.integers(len(self.suite)))]
-        if number is not None:
-            case = self.suite[number % len(self.suite)]
-        seed = int(rng.integers(2**32))
-        place = rng.random(2)
-        if pin.image is not None:
-            photo = _pick("image", pin.image, self.images, self.images.find)
-        if pin.case is not None:
-            case = _pick("case", pin.case, self.suite, self.suite.case)
-        height, width = photo.image.shape[:2]
-        room = np.maximum(0, np.array([height, width]) - self.crop) if self.crop else np.zeros(2, int)
-        corner = pin.corner or (int(place[0] * (room[0] + 1)), int(place[1] * (room[1] + 1)))
-        if not (0 <= corner[0] <= room[0] and 0 <= corner[1] <= room[1]):
-            reason = f"leaves no {self.crop}x{self.crop} crop of {photo.name!r} ({height}x{width})"
-            raise WorldError(f"corner {corner}", reason, f"Choose (top, left) from (0, 0) to ({room[0]}, {room[1]}).")
-        return Start(
-            self.images.name, photo.name, photo.digest, corner, self.crop, self.suite.name, case.name,
-            seed if pin.seed is None else pin.seed,
-        )  # fmt: skip
-
-    def begin(self, starts: Sequence[Start]) -> list[Trajectory]:
-        """One fresh trajectory per start, its input spoilt and scored. Equal starts (groups) are made and scored once."""
-        made: dict[Start, Trajectory] = {}
-        for start in starts:
-            if start not in made:
-                made[start] = self._begin(start)
-        self._score_input(list(made.values()))
-        return [replace(made[start], steps=[]) for start in starts]
+    def _made(self, starts: Iterable[Start]) -> dict[Start, Trajectory | Failure]:
+        fresh = {start: self._begin(start) for start in dict.fromkeys(starts)}
+        scores = self._score(list(fresh.values()), [list(self.metrics)] * len(fresh))
+        made: dict[Start, Trajectory | Failure] = {}
+        for (start, trajectory), (quality, failure) in zip(fresh.items(), scores, strict=True):
+            trajectory.quality = quality
+            made[start] = failure or trajectory
+        return made
 
     def _begin(self, start: Start) -> Trajectory:
         case = self.suite.case(start.case)
@@ -146,14 +99,6 @@ class World:
         if not start.crop or isinstance(self.depth, Synthetic):
             return self.depth
         return CroppedDepth(self.depth, self.images.find(start.image).image, start.corner, start.crop)
-
-    def _score_input(self, trajectories: Sequence[Trajectory]) -> None:
-        scores = self._score(trajectories, [list(self.metrics)] * len(trajectories))
-        for trajectory, (quality, failure) in zip(trajectories, scores, strict=True):
-            if failure is not None:
-                remedy = "Mend what it names, or leave that metric out: without it there is no reward."
-                raise WorldError(f"the start {trajectory.start.image!r}", f"cannot be scored: {failure.message}", remedy)
-            trajectory.quality = quality
 
     def _clean(self, start: Start) -> Image:
         whole: Image = self.images.find(start.image).image
@@ -173,8 +118,8 @@ class World:
         check_image(image)
         start = Start(GIVEN, name, digest(image), (0, 0), 0, AS_IS.name, AS_IS.name, 0)
         trajectory = self._trajectory(start, [], image, reference)
-        self._score_input([trajectory])
-        return trajectory
+        [(trajectory.quality, failure)] = self._score([trajectory], [list(self.metrics)])
+        return begun(start, failure or trajectory)
 
     # -- steps ---------------------------------------------------------------------------------------------------------------
 
@@ -360,11 +305,3 @@ def _score_of(outcome: Outcome) -> Score | Failure:
         return Failure.of(outcome.error)
     score: Score = outcome.value
     return score
-
-
-def _pick(what: str, key: str | int, sequence: Sequence[Any], find: Any) -> Any:
-    if isinstance(key, str):
-        return find(key)
-    if not 0 <= key < len(sequence):
-        raise WorldError(f"{what} {key}", f"is out of range: there are {len(sequence)}", "Use an index from 0, or a name.")
-    return sequence[int(key)]

@@ -84,7 +84,7 @@ class Grpo(Learner):
             side_by_side = max(1, self.settings.at_once // self.team.size // group)
             for k in range(0, len(waiting), side_by_side):
                 some = waiting[k : k + side_by_side]
-                starts = [self.world.draw(self.stream, number) for number in some]
+                starts = self.world.draw_many(self.stream, some)
                 seed = int(np.random.SeedSequence([self.seed, some[0], attempt]).generate_state(1)[0])
                 manner = self.settings.manner
                 episodes = rollout(self.vlm, self.chat, self.world, starts, group, manner, seed, clock, self.engine)

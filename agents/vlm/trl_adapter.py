@@ -65,7 +65,7 @@ class Restoration:
         """
         if start is None:
             raise Problem("a row of the dataset", "has no column `start`", "Make the dataset with trl_adapter.dataset().")
-        [self.trajectory] = self.world.begin([self.world.draw(seed, start)])
+        [self.trajectory] = self.world.open([(seed, start)])
         if image is None:
             return _look(self.trajectory.image)
         if digest(np.asarray(image)) != self.trajectory.input_digest:
@@ -168,7 +168,7 @@ def dataset(world: World, count: int, seed: int = 0) -> Any:
     """For `train_dataset`: a `datasets.Dataset` of the first `count` starts of the stream `seed`, with prompt and image of each."""
     if count < 1:
         raise Problem("count", f"must be at least 1, not {count}", "Give the number of starts.")
-    begun = world.begin([world.draw(seed, start) for start in range(count)])
+    begun = world.open([(seed, start) for start in range(count)])
     prompt = [{"role": "system", "content": words.SYSTEM}, {"role": "user", "content": words.ASK}]
     images = [Pillow.fromarray(trajectory.image) for trajectory in begun]
     columns = {"prompt": [prompt] * count, "image": images, "seed": [seed] * count, "start": list(range(count))}

@@ -9,9 +9,10 @@ import pytest
 from pool import LocalPool
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP, fake_toolbox
 from tir_env.images import ImageError, write_image
+from tir_env.starts import Pin, WorldError
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory
-from tir_env.world import Pin, World, WorldError
+from tir_env.world import World
 
 
 def one(world: World, *actions: int, seed: int = 0):  # type: ignore[no-untyped-def]

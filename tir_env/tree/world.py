@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from rewards import RewardDesign, Score, Scorer, make_reward
 from tir_env.degradations import Case, Suite
 from tir_env.images.operations import Image
 from tir_env.images.sources import Images, Photo
+from tir_env.starts import FREE, Pin
 from tir_env.tools import Tool, Toolbox
 from tir_env.trajectory import Failure, Start, Trajectory
 from tir_env.tree.file import REFUSED, ToolRecord, Tree, TreeError
-from tir_env.world import FREE, Pin, World
+from tir_env.world import World
 from tir_env.yaml_files import suggest
 
 NO_PIXELS = "a tree holds no pixels and runs no tools"
@@ -115,8 +116,8 @@ class TreeWorld(World):
         """Which start is the `episode`-th of each stream: a pure function of the two."""
         return candidates[(splitmix(streams, episodes) % np.uint64(len(candidates))).astype(np.int64)]
 
-    def begin(self, starts: Sequence[Start]) -> list[Trajectory]:
-        return [self._enter(self._number(start)) for start in starts]
+    def _made(self, starts: Iterable[Start]) -> dict[Start, Trajectory | Failure]:
+        return {start: self._enter(self._number(start)) for start in starts}
 
     def _number(self, start: Start) -> int:
         if start not in self._numbers:
