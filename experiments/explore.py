@@ -61,7 +61,7 @@ def run(settings: Explore) -> None:
             eye = PocketEye(world)
             for number in track(range(settings.each * len(world.suite)), suite, console=console, transient=True):
                 case = world.suite[number % len(world.suite)].name
-                explore(world, eye, [world.draw(settings.seed, number, Pin(case=case))], experience)
+                explore(world, eye, world.draw_many(settings.seed, [number], Pin(case=case)), experience)
     experience.save(settings.out)
     console.print(experience.told())
     console.print(f"wrote {settings.out}")

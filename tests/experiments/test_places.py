@@ -7,12 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from agents.agent import Agent
+from experiments.light import LightWorkplace
 from experiments.run import Run
 from experiments.runs import RunFolder
-from experiments.workplace import Workplace, check_apart
+from experiments.workplace import check_apart
 from pool import Problem
 from pool.console import problem_of
 from tests.experiments.test_scripts import within
@@ -20,14 +19,11 @@ from tir_env.images.sources import Images, Part, generated, open_images, skimage
 from tir_env.tools import Toolbox
 
 
-class SettingsOnly(Workplace):
+class SettingsOnly(LightWorkplace):
     """A workplace that looks for nothing."""
 
     def __init__(self, settings: Run) -> None:
         self.settings, self.toolbox = settings, Toolbox.load("pocket")
-
-    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("below", [".", "run", "deep/run"])

@@ -66,9 +66,8 @@ def checkpoints(rng: random.Random, folder: Path) -> Iterator[Trial]:
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(good, path)
         for _ in range(rng.choice((1, 1, 2))):
-            with contextlib.suppress(
-                OSError, ValueError, RecursionError
-            ):  # what the first change left cannot always be changed again
+            # What the first change left cannot always be changed again.
+            with contextlib.suppress(OSError, ValueError, RecursionError):
                 spoil(rng, path)
         yield use
 
