@@ -24,9 +24,9 @@ from rich.table import Table
 
 from agents.agent import Agent, observer_for, play
 from agents.opening import open_agent
-from experiments.cells import Cells, train_run
+from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
-from pool import Pool, connect
+from pool import Pool
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
@@ -69,12 +69,12 @@ def bench(settings: Bench) -> None:
     at_least(1, seeds=settings.seeds, iterations=settings.iterations, tests=settings.tests, rewards=len(settings.rewards))
     told = {key: value for key, value in vars(settings).items() if key not in ("rewards", "seeds", "out", "pool")}
     cells = Cells(settings.out / "cells.json", told)
-    with connect(settings.pool) as pool:
+    with workers_for(settings.pool) as (pool, share):
         worlds = {suite: test_world(suite, settings, pool) for suite in SETTINGS}
         for name, seed in (("none", 0), *(("random", seed) for seed in range(settings.seeds))):
             cells.fill(f"{name} {seed}", qualities, name, settings, worlds, seed)
         for seed, reward in itertools.product(range(settings.seeds), settings.rewards):
-            cells.fill(f"{reward} {seed}", trained, reward, seed, settings, worlds)
+            cells.fill(f"{reward} {seed}", trained, reward, seed, settings, worlds, share)
     console = Console()
     for table in (settings_table(cells.done, settings), rewards_table(cells.done, settings), steps_table(cells.done, settings)):
         console.print(table)
@@ -86,12 +86,13 @@ def test_world(suite: str, settings: Bench, pool: Pool) -> World:
     return World(settings.test_images, "all", suite, "pocket", every_step, METRICS, settings.horizon, settings.crop, pool=pool)
 
 
-def trained(reward: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+def trained(reward: str, seed: int, settings: Bench, worlds: dict[str, World], share: str | None) -> dict[str, Any]:
     folder = train_run(
         settings.out / "runs" / f"{reward.replace(':', '-')}-{seed}", "--algo", settings.algo, "--policy", "clip_mlp", "--seed", seed,
         "--suite", "restore-r1-i", "--starts", PER_CASE * CASES, "--images", settings.images, "--test-images", "skimage",
         "--reward", reward, "--metrics", "psnr", "--horizon", settings.horizon, "--crop", settings.crop,
         "--iterations", settings.iterations, "--episodes", settings.episodes, "--pool", settings.pool, "--test-episodes", 8,
+        share=share,
     )  # fmt: skip
     return qualities(str(folder), settings, worlds, seed)
 
@@ -101,7 +102,7 @@ def qualities(name: str, settings: Bench, worlds: dict[str, World], seed: int) -
     out: dict[str, dict[str, Any]] = {}
     for suite, world in worlds.items():
         agent: Agent = open_agent(name, world, seed)
-        starts = [world.draw(0, number) for number in range(settings.tests)]
+        starts = world.draw_many(0, range(settings.tests))
         played = play(world, observer_for(agent, world), agent, starts)
         out[suite] = {metric: paths(played, metric, settings.horizon) for metric in METRICS}
         out[suite]["calls"] = [len(t.tool_names) for t in played]

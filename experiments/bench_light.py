@@ -27,9 +27,9 @@ from rich.table import Table
 
 from agents.agent import finish, observer_for, play
 from agents.opening import open_agent
-from experiments.cells import Cells, train_run
+from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
-from pool import Call, Pool, Problem, connect
+from pool import Call, Pool, Problem
 from tir_env.images import read_image
 from tir_env.images.operations import Image
 from tir_env.tools import Toolbox
@@ -88,13 +88,13 @@ def bench(settings: Bench) -> None:
         for name in ("test_images", "patches", "iterations", "images", "episodes", "encoder", "starts")
     }
     cells = Cells(settings.out / "cells.json", told)
-    with connect(settings.pool) as pool:
+    with workers_for(settings.pool) as (pool, share):
         worlds = {level: test_world(level, settings, pool) for level in LEVELS}
         for level, world in worlds.items():
-            starts = [world.draw(0, k) for k in range(settings.patches)]
+            starts = world.draw_many(0, range(settings.patches))
             cells.fill(f"bounds {level}", bounds, world, starts, settings.exhaustive, settings.candidates)
         for algo, seed in itertools.product(settings.algos, range(settings.seeds)):
-            cells.fill(f"{algo} {seed}", trained, algo, seed, settings, worlds)
+            cells.fill(f"{algo} {seed}", trained, algo, seed, settings, worlds, share)
             if settings.samples is not None:
                 cells.fill(f"samples {algo} {seed}", on_samples, algo, seed, settings, worlds["mild"])
     console = Console()
@@ -113,7 +113,7 @@ def test_world(level: str, settings: Bench, pool: Pool) -> World:
 # -- agents ------------------------------------------------------------------------------------------------------------------
 
 
-def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, list[float]]:
+def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World], share: str | None) -> dict[str, list[float]]:
     """PSNR of every test patch after the trained agent. The training is a run like any other, resumed if it is there."""
     folder = train_run(
         folder_of(algo, seed, settings), "--algo", algo, "--policy", "clip_mlp", "--seed", seed, "--toolbox", "rl-restore",
@@ -121,12 +121,12 @@ def trained(algo: str, seed: int, settings: Bench, worlds: dict[str, World]) -> 
         "--reward", "gain:psnr", "--metrics", "psnr", "--lr-end", settings.lr_end, "--starts", settings.starts,
         "--horizon", DEPTH, "--crop", SIDE,
         "--iterations", settings.iterations, "--episodes", settings.episodes, "--encoder", settings.encoder, "--pool", settings.pool,
-        "--test-episodes", 24,
+        "--test-episodes", 24, share=share,
     )  # fmt: skip
     results = {}
     for level, world in worlds.items():
         agent = open_agent(str(folder), world)
-        starts = [world.draw(0, k) for k in range(settings.patches)]
+        starts = world.draw_many(0, range(settings.patches))
         results[level] = [t.end_quality["psnr"].raw for t in play(world, observer_for(agent, world), agent, starts)]
     return results
 

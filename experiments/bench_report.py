@@ -75,7 +75,7 @@ def make(folder: Path, count: int, settings: Bench) -> Path:
     agent = RandomAgent(settings.seed)
     played = []
     for first in track(range(0, count, AT_ONCE), f"playing {count}", transient=True):
-        starts = [world.draw(settings.seed, k) for k in range(first, min(count, first + AT_ONCE))]
+        starts = world.draw_many(settings.seed, range(first, min(count, first + AT_ONCE)))
         batch = play(world, observer_for(agent, world), agent, starts)
         keep(folder, batch)
         for number, trajectory in enumerate(batch, start=first):

@@ -29,11 +29,11 @@ from agents.opening import open_agent
 from agents.vlm.agent import MODEL, VlmAgent
 from agents.vlm.model import load
 from agents.vlm.settings import VlmSpec
-from experiments.cells import Cells, train_run
+from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
 from experiments.diversity import of
 from experiments.vlm import AFTER_SFT
-from pool import Pool, connect
+from pool import Pool
 from tir_env.world import World
 
 SUITES = ("mio100-a", "restore-r1-i")
@@ -82,14 +82,14 @@ def bench(settings: Bench) -> None:
     at_least(1, seeds=settings.seeds, tests=settings.tests, groups=settings.groups)
     told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options")}
     cells = Cells(settings.out / "cells.json", told)
-    with connect(settings.pool) as pool:
+    with workers_for(settings.pool) as (pool, share):
         worlds = {suite: test_world(suite, settings, pool) for suite in SUITES}
         for rival in RIVALS:
             cells.fill(rival, qualities, rival, settings, worlds)
         cells.fill("best single", best_single, settings, worlds)
         for seed in range(settings.seeds):
             if settings.light:
-                cells.fill(f"clip_mlp {seed}", light, seed, settings, worlds)
+                cells.fill(f"clip_mlp {seed}", light, seed, settings, worlds, share)
             for variant in settings.variants:
                 cells.fill(f"{variant} {seed}", trained, variant, seed, settings, worlds)
                 if variant in DIVERSE:
@@ -135,9 +135,10 @@ def staged(stage: str, seed: int, settings: Bench, worlds: dict[str, World]) -> 
     return qualities(str(folder), settings, worlds)
 
 
-def light(seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:
+def light(seed: int, settings: Bench, worlds: dict[str, World], share: str | None) -> dict[str, Any]:
     folder = settings.out / "runs" / f"clip_mlp-{seed}"
-    train_run(folder, "--algo", "ppo", "--reward", "mar", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8)
+    options = ("--algo", "ppo", "--reward", "mar", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8)
+    train_run(folder, *options, share=share)
     return qualities(str(folder), settings, worlds)
 
 
@@ -156,7 +157,7 @@ def qualities(name: str, settings: Bench, worlds: dict[str, World]) -> dict[str,
     out: dict[str, dict[str, Any]] = {}
     for suite, world in worlds.items():
         agent = open_agent(name, world)
-        played = play(world, observer_for(agent, world), agent, [world.draw(0, k) for k in range(settings.tests)])
+        played = play(world, observer_for(agent, world), agent, world.draw_many(0, range(settings.tests)))
         out[suite] = {metric: [t.gains().get(metric, float("nan")) for t in played] for metric in METRICS}
         out[suite]["calls"] = [sum(s.notes.get("tool_calls", int(s.tool != "stop")) for s in t.steps) for t in played]
     return out

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments.console import write_json
 from experiments.runs import ABOUT, CONFIG
-from pool import Problem
+from pool import Pool, Problem, connect
+
+SHARED = 2 << 30  # bytes of results that trainings in one process remember
 
 
 def continued(path: Path, settings: Mapping[str, Any], **empty: Any) -> dict[str, Any]:
@@ -43,10 +47,30 @@ class Cells:
             write_json(self.path, self.done)
 
 
-def train_run(folder: Path, *options: object) -> Path:
-    """A training by run.py in a process of its own: from the beginning, or resumed if there is some of it, unless it has ended."""
+def train_run(folder: Path, *options: object, share: str | None = None) -> Path:
+    """A training by run.py: from the beginning, or resumed if there is some of it, unless it has ended.
+
+    In a process of its own; with `share` in this one, its tools on the local pool of that name (`workers_for`).
+    """
     if (folder / ABOUT).exists():
         return folder
-    known = ["--resume", folder] if (folder / CONFIG).exists() else [*options, "--out", folder]
-    subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *map(str, known)], check=True)
+    known = [*map(str, ("--resume", folder) if (folder / CONFIG).exists() else (*options, "--out", folder))]
+    if share is None:
+        subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *known], check=True)
+    else:
+        from experiments.run import run, settings_from
+
+        run(replace(settings_from(known), pool="local"), share)
     return folder
+
+
+@contextmanager
+def workers_for(kind: str) -> Iterator[tuple[Pool, str | None]]:
+    """The pool of a benchmark, and what to give to `train_run` as `share`.
+
+    A local one is shared by its trainings and tests, which run in this process: of what several of them ask the tools for, such as
+    the first steps of the same starts, the later ones find it done. A training's result is the same either way.
+    """
+    share = "benchmark" if kind == "local" else None
+    with connect("local", name=share, cache_bytes=SHARED) if share else connect(kind) as pool:
+        yield pool, share

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.stats import bootstrap, mannwhitneyu, trim_mean
 
-from experiments.cells import Cells, train_run
+from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
 from experiments.grids import Grid, write_grids
 from experiments.reporting import smooth
@@ -59,6 +59,8 @@ class CompareRewards:
     """Trainings with each design."""
     metrics: tuple[str, ...] = ("psnr", "ssim", "pocket-deqa", "piqe")
     """Qualities to judge by, whatever the designs reward."""
+    pool: Literal["local", "ray"] = "local"
+    """Where the tools run. local: all trainings of the light agent in this process, and what they all ask for is computed once."""
     test_episodes: int = 96
     """Held-out starts of each test."""
     iterations: int | None = None
@@ -73,10 +75,11 @@ def compare(settings: CompareRewards) -> None:
     at_least(1, seeds=settings.seeds, designs=len(settings.designs), metrics=len(settings.metrics))
     for design in settings.designs:
         make_reward(design)  # a mistake shows before the first training
-    cells = Cells(settings.json, asdict(settings) | {"designs": "", "seeds": "", "json": ""})
-    for seed in range(settings.seeds):
-        for design in settings.designs:
-            cells.fill(f"{design} {seed}", trained, design, seed, settings)
+    cells = Cells(settings.json, asdict(settings) | {"designs": "", "seeds": "", "pool": "", "json": ""})
+    with workers_for(settings.pool) as (_, share):
+        for seed in range(settings.seeds):
+            for design in settings.designs:
+                cells.fill(f"{design} {seed}", trained, design, seed, settings, None if settings.agent == "vlm" else share)
     found = {design: [cells.done[f"{design} {seed}"] for seed in range(settings.seeds)] for design in settings.designs}
     grids = [gains(found, settings), dynamics(found, settings), improvement(found, settings)]
     console = Console()
@@ -86,14 +89,15 @@ def compare(settings: CompareRewards) -> None:
     console.print(f"wrote {settings.json}, {', '.join(path.name for path in written)}", soft_wrap=True)
 
 
-def trained(design: str, seed: int, settings: CompareRewards) -> Cell:
+def trained(design: str, seed: int, settings: CompareRewards, share: str | None) -> Cell:
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in design)
     more = shlex.split(settings.options)
     more += ["--env", settings.env] if settings.env else []
     more += ["--iterations", str(settings.iterations)] if settings.iterations else []
     folder = train_run(
         settings.json.parent / "runs" / f"{plain}-{seed}", "--algo", settings.algo, "--policy", settings.agent, "--reward", design,
-        "--seed", seed, "--metrics", *settings.metrics, "--test-episodes", settings.test_episodes, *more,
+        "--seed", seed, "--metrics", *settings.metrics, "--test-episodes", settings.test_episodes,
+        "--pool", settings.pool, *more, share=share,
     )  # fmt: skip
     return read(folder, settings.metrics)
 

@@ -168,14 +168,15 @@ def checked(settings: Run) -> Run:
     return settings
 
 
-def run(settings: Run) -> None:
+def run(settings: Run, share: str | None = None) -> None:
+    """`share`: with a local pool, the name of the one to use; others in this process may have it open."""
     settings = checked(settings)
     console = Console()
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings, console)
     workplace.settings = replace(settings, out=folder.path, resume=None)
-    workplace.name = f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
+    workplace.name = share or f"run-{platform.node()}-{digest(folder.path)}"  # a run that was killed finds its workers again
     try:
         with workplace as place:
             console.print(f"{place.describe()}; everything goes to {folder.path}", soft_wrap=True)

@@ -35,7 +35,7 @@ class Workplace(ABC):
         self.settings = settings
         self.workers = on_ray(settings.workers, settings.worker_memory)
         self.toolbox = self.find()
-        self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which other processes find the same workers
+        self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which all that work here find the same pool
         self.pool_options: dict[str, Any] = {"kind": "local"}
         self.pool: Pool | None = None
         self._ours = False
@@ -65,6 +65,8 @@ class Workplace(ABC):
             self._ours = True
         if self.settings.pool == "ray":
             self.pool_options = {"kind": "ray", "name": self.name, **self.workers}
+        else:
+            self.pool_options = {"kind": "local", "name": self.name}
         self.pool = connect(**self.pool_options)
         return self
 

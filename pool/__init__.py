@@ -13,21 +13,22 @@ from pool.errors import (
     UnknownModel,
     WorkerLost,
 )
-from pool.local import LocalPool
+from pool.local import LocalPool, SharedPool
 from pool.model import Call, Model, Outcome, Pool, Stats, Traits, WorkerStats
 
 
 def connect(kind: str = "local", **options: Any) -> Pool:
     """Open a pool: "local" runs in this process, "ray" in worker processes on one or many machines.
 
-    Options of "local": `cache_bytes`. Those of "ray" are the fields of `pool.options.Options`; the ones to know are `workers`,
-    `gpus` (share per worker), `memory` (of resident models per worker), `name` (processes that give the same name share the
-    workers) and `address` (of a running Ray; without it the pool uses the Ray that this process is in, or starts one here).
+    Options of "local": `cache_bytes`, and `name`: in one process, all that give the same name share its models and results. Those
+    of "ray" are the fields of `pool.options.Options`; the ones to know are `workers`, `gpus` (share per worker), `memory` (of
+    resident models per worker), `name` (processes that give the same name share the workers) and `address` (of a running Ray;
+    without it the pool uses the Ray that this process is in, or starts one here).
     """
     if kind not in ("local", "ray"):
         raise Problem(f"pool {kind!r}", "is not one of: local, ray", 'Use pool.connect("local") or pool.connect("ray").')
     if kind == "local":
-        known = ["cache_bytes"]
+        known = ["cache_bytes", "name"]
     else:
         from pool.options import Options
 
@@ -35,7 +36,7 @@ def connect(kind: str = "local", **options: Any) -> Pool:
     if strange := sorted(set(options) - set(known)):
         raise Problem(f"option {', '.join(strange)} of pool {kind!r}", "is not known", f"Known are: {', '.join(known)}.")
     if kind == "local":
-        return LocalPool(**options)
+        return SharedPool(**options) if "name" in options else LocalPool(**options)
     from pool.router import open_router  # here, so that a local pool does without Ray's import of a second
 
     return open_router(Options(**options))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -14,6 +14,8 @@ from pool import execute
 from pool.cache import ResultCache, digest, own
 from pool.errors import PoolClosed, Problem, UnknownModel, describe
 from pool.model import Call, Model, Outcome, Pool, Stats
+
+CACHE = 256 << 20  # bytes of results to remember
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModel:
@@ -33,10 +35,14 @@ def clash(name: str) -> Problem:
     return Problem(f"model {name!r}", reason, "Give one of them another name, or use two pools.")
 
 
+def closed(call: Call) -> Outcome:
+    return Outcome(call.model, error=PoolClosed(call.model, "the pool is closed"))
+
+
 class LocalPool(Pool):
     """Runs every call at once, in the calling thread. A deadline cannot be enforced without a second process, so none is."""
 
-    def __init__(self, cache_bytes: int = 256 << 20) -> None:
+    def __init__(self, cache_bytes: int = CACHE) -> None:
         self._models: dict[str, Model] = {}
         self._definitions: dict[str, bytes] = {}
         self._loaded: dict[str, execute.Answer] = {}
@@ -72,7 +78,7 @@ class LocalPool(Pool):
 
     def _outcome(self, call: Call) -> Outcome:
         if self._closed:
-            return Outcome(call.model, error=PoolClosed(call.model, "the pool is closed"))
+            return closed(call)
         model = self._models[call.model]
         key = digest(call.model, call.item) if model.traits.deterministic and self._cache.budget else None
         if key is not None:
@@ -97,6 +103,47 @@ class LocalPool(Pool):
 
     def close(self) -> None:
         self._closed = True
+
+
+class SharedPool(Pool):
+    """One user's hold on the local pool that this process knows by a name; it ends when its last user has closed it."""
+
+    _known: ClassVar[dict[str, tuple[LocalPool, int]]] = {}  # by name, with the number of users
+    _naming: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, name: str, cache_bytes: int = CACHE) -> None:
+        self.name, self._closed = name, False
+        with self._naming:
+            self._pool, users = self._known.get(name) or (LocalPool(cache_bytes), 0)
+            self._known[name] = self._pool, users + 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._pool.__reduce__()
+
+    def add(self, *models: Model) -> None:
+        self._pool.add(*models)
+
+    def submit(self, call: Call, *, deadline: float | None = None) -> Future[Outcome]:
+        if not self._closed:
+            return self._pool.submit(call, deadline=deadline)
+        future: Future[Outcome] = Future()
+        future.set_result(closed(call))
+        return future
+
+    def stats(self) -> Stats:
+        return self._pool.stats()
+
+    def close(self) -> None:
+        with self._naming:
+            if self._closed:
+                return
+            self._closed = True
+            _, users = self._known[self.name]
+            if users > 1:
+                self._known[self.name] = self._pool, users - 1
+            else:
+                del self._known[self.name]
+                self._pool.close()
 
 
 def _copy(cache_bytes: int, models: list[Model], closed: bool) -> LocalPool:

@@ -107,7 +107,7 @@ def small(world: World, settings: Example) -> Vlm:
         began = time.perf_counter()
         rng = np.random.default_rng(settings.seed)
         names = [tool.name for tool in world.toolbox]
-        starts = [world.draw(settings.seed + 1, number) for number in range(32)]
+        starts = world.draw_many(settings.seed + 1, range(32))
         plans = [tuple(rng.permutation(names)[: rng.integers(1, world.horizon + 1)].tolist()) for _ in starts]
         played = [trajectory for trajectory in execute(world, starts, plans) if not trajectory.failures]
         learning = SftSettings(epochs=settings.warm_up * 8 / len(played), batch=8, lr=3e-3)

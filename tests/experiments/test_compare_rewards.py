@@ -67,7 +67,7 @@ def test_the_tables_of_trainings_whose_outcome_is_known(
     outcomes = {"mar": (2.0, 0.1), "gain:psnr": (3.0, -0.1)}
     calls: list[tuple[str, int]] = []
 
-    def trained(design: str, seed: int, settings: CompareRewards) -> dict[str, Any]:
+    def trained(design: str, seed: int, settings: CompareRewards, share: str | None) -> dict[str, Any]:
         calls.append((design, seed))
         return cell(outcomes[design][0] + seed, outcomes[design][1])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from experiments.cells import train_run, workers_for
 from experiments.run import Run
 from experiments.runs import RunFolder
 from tests.conftest import ROOT
@@ -159,6 +160,17 @@ def test_moved_with_its_last_checkpoint_torn_it_goes_on_from_the_one_before(whol
     assert f"going on after iteration {ITERATIONS - 1}" in said
     assert outcome(place / "run") == before
     assert RunFolder(place / "run").last_checkpoint()[0] == ITERATIONS
+
+
+def test_trainings_that_share_a_process_and_its_pool_come_out_as_one_alone(whole: tuple[Path, str], tmp_path: Path) -> None:
+    *same, _, _ = options(tmp_path, "run")  # all but --out
+    computed = []
+    with workers_for("local") as (pool, share):
+        for name in ("first", "second"):
+            train_run(tmp_path / name, *same, *photos(whole[0].parent), share=share)
+            assert outcome(tmp_path / name) == outcome(whole[0])
+            computed.append(pool.stats().calls - pool.stats().hits)
+    assert computed[0] == computed[1] > 0, "the second asked for nothing new"
 
 
 def test_options_that_do_not_fit_the_checkpoint_leave_the_settings_as_they_were(

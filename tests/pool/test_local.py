@@ -1,0 +1,50 @@
+"""A local pool with a name: what all users of a process share, and when it ends."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from pool import Call, PoolClosed, Problem, connect
+from pool.local import CACHE, SharedPool
+from tests.pool.models import Add, Count
+
+
+def test_who_gives_the_same_name_shares_models_and_results() -> None:
+    with connect("local", name="a") as first, connect("local", name="a") as second, connect("local", name="b") as other:
+        first.add(Count("count"))
+        assert first.run([Call("count", 5)])[0].value == 1
+        again = second.run([Call("count", 5), Call("count", 6)])
+        assert [(outcome.value, outcome.remembered) for outcome in again] == [(1, True), (2, False)]
+        assert first.stats() == second.stats()
+        with pytest.raises(Problem, match=r"is not in this pool"):
+            other.submit(Call("count", 5))
+
+
+def test_it_ends_with_its_last_user() -> None:
+    first, second = connect("local", name="a"), connect("local", name="a")
+    first.add(Add(1))
+    first.close()
+    first.close()
+    assert isinstance(first.run([Call("add1", 1)])[0].error, PoolClosed)
+    assert second.run([Call("add1", 1)])[0].value == 2
+    second.close()
+    assert isinstance(second.run([Call("add1", 1)])[0].error, PoolClosed)
+    with connect("local", name="a") as anew, pytest.raises(Problem, match="which holds \\[\\]"):
+        anew.submit(Call("add1", 1))
+
+
+def test_a_copy_keeps_its_own_books() -> None:
+    with connect("local", name="a") as pool:
+        assert isinstance(pool, SharedPool)
+        pool.add(Add(1))
+        own = copy.deepcopy(pool)
+        assert own.run([Call("add1", 1)])[0].value == 2
+        assert (own.stats().calls, pool.stats().calls) == (1, 0)
+
+
+def test_the_first_user_says_how_much_is_remembered() -> None:
+    with connect("local", name="a", cache_bytes=0) as pool, connect("local", name="a", cache_bytes=CACHE) as other:
+        pool.add(Count("count"))
+        assert [each.run([Call("count", 5)])[0].value for each in (pool, other)] == [1, 2]
