@@ -21,7 +21,7 @@ from rich.console import Console
 from agents.agent import Agent
 from agents.opening import open_agent
 from agents.vlm import demonstrations
-from agents.vlm.agent import VlmAgent
+from agents.vlm.agent import MODEL, VlmAgent
 from agents.vlm.grpo import Grpo
 from agents.vlm.learner import Learner
 from agents.vlm.model import load
@@ -73,6 +73,7 @@ class VlmWorkplace(Workplace):
         if options.sft:
             count = self.demonstrate(world, folder, console)
         plan = Plan.of(settings, count)
+        check_first_stage(plan, settings, folder)
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)
         torch.set_num_threads(threads())  # nobody else computes now
@@ -90,10 +91,8 @@ class VlmWorkplace(Workplace):
 
     def demonstrate(self, world: World, folder: RunFolder, console: Console) -> int:
         """Stage 1's data in the run's folder: made if it is not there, or another run's. How many there are."""
-        settings, options, place = self.settings, self.settings.vlm, folder.path / DEMONSTRATIONS
-        if options.demonstrations_from is not None:
-            place = found(options.demonstrations_from)
-        elif not place.exists():
+        settings, options, place = self.settings, self.settings.vlm, lessons_of(self.settings, folder)
+        if options.demonstrations_from is None and not place.exists():
             began = time.perf_counter()
             teacher = open_agent(options.teacher, world, settings.seed)
             stream = stream_of(settings.seed) + 1  # others than stage 2 begins from
@@ -170,6 +169,20 @@ class Plan:
         return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)
 
 
+def check_first_stage(plan: Plan, settings: Run, folder: RunFolder) -> None:
+    """Steps are counted through: once stage 1 has ended, or where it would have by now, its length cannot change."""
+    done, before = folder.last_checkpoint()[0], folder.settings(type(settings))
+    if not done:
+        return
+    count = demonstrations.read_index(lessons_of(before, folder)).count if before.vlm.sft else 0
+    sft = Plan.of(before, count).sft
+    if plan.sft != sft and done >= min(plan.sft, sft):
+        reason = f"stage 1 has {sft} steps in this run and would have {plan.sft}, but step {done} is done already"
+        remedy = "Resume with the options for --sft that the run was begun with, or begin another one"
+        remedy += f" on its model: --no-sft --model {folder.path / AFTER_SFT / MODEL}." if sft else "."
+        raise Problem("--resume", reason, remedy)
+
+
 @contextmanager
 def shown(folder: RunFolder, stage: Stage, plan: Plan, settings: Run, console: Console) -> Iterator[None]:
     """What the log says meanwhile goes to the screen and to the trackers."""
@@ -226,6 +239,12 @@ def say_grpo(row: Row, metrics: tuple[str, ...]) -> str:
 def threads() -> int:
     """That PyTorch may compute with on this machine. With one, a run that was killed goes on bit for bit; with more, to rounding."""
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+def lessons_of(settings: Run, folder: RunFolder) -> Path:
+    """Where stage 1's demonstrations lie, or will."""
+    elsewhere = settings.vlm.demonstrations_from
+    return folder.path / DEMONSTRATIONS if elsewhere is None else found(elsewhere)
 
 
 def found(folder: Path) -> Path:
@@ -291,8 +310,7 @@ def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, poo
     vlm = team.prepare(vlm)
     chat = vlm.chat(world.toolbox, options.plan_at_once)
     if stage == "sft":
-        place = folder.path / DEMONSTRATIONS if options.demonstrations_from is None else found(options.demonstrations_from)
-        made = demonstrations.load(place, world)
+        made = demonstrations.load(lessons_of(settings, folder), world)
         return Sft(vlm, chat, made, options.sft_settings, team, settings.seed, options.effort)
     engine = None
     if options.engine == "vllm":

@@ -85,6 +85,17 @@ def test_its_result_is_an_agent_like_others(whole: tuple[Path, str], tmp_path: P
     assert "distinct" in done.stdout
 
 
+def test_a_first_stage_that_has_ended_keeps_its_length(whole: tuple[Path, str]) -> None:
+    config = whole[0] / "config.json"
+    before = config.read_text()
+    for options in (("--no-sft",), ("--sft-epochs", 1), ("--sft-batch", 2)):
+        done = within("run.py", "--resume", whole[0], *options)
+        assert done.returncode == 2
+        assert f"stage 1 has {SFT} steps in this run and would have " in done.stderr
+        assert f"on its model: --no-sft --model {whole[0] / AFTER_SFT}" in done.stderr
+    assert config.read_text() == before
+
+
 @pytest.mark.long
 def test_killed_in_either_stage_it_goes_on_as_if_nothing_had_happened(
     whole: tuple[Path, str], model: Path, tmp_path: Path
