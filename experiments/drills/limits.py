@@ -46,7 +46,20 @@ ONE_TOOL = 'name: one\ntools:\n  - {task: brighten, model: gamma, call: "tir_env
 FAILING = "name: failing\ntools:\n" + "".join(
     f'  - {{task: {task}, model: no, call: "experiments.drills.limits:fails"}}\n' for task in ("denoise", "brighten")
 )
-SHORT = ("--episodes", "16", "--minibatch", "24", "--epochs", "2", "--iterations", "2", "--test-episodes", "4", "--pool", "local")
+SHORT = (
+    "--episodes",
+    "16",
+    "--minibatch",
+    "24",
+    "--epochs",
+    "2",
+    "--iterations",
+    "2",
+    "--test-episodes",
+    "4",
+    "--pool",
+    "local",
+)
 VLM = (
     "--algo", "grpo", "--no-sft", "--iterations", "1", "--prompts", "2", "--rollouts", "2", "--test-episodes", "2", "--pool", "local",
 )  # fmt: skip
