@@ -47,19 +47,8 @@ FAILING = "name: failing\ntools:\n" + "".join(
     f'  - {{task: {task}, model: no, call: "experiments.drills.limits:fails"}}\n' for task in ("denoise", "brighten")
 )
 SHORT = (
-    "--episodes",
-    "16",
-    "--minibatch",
-    "24",
-    "--epochs",
-    "2",
-    "--iterations",
-    "2",
-    "--test-episodes",
-    "4",
-    "--pool",
-    "local",
-)
+    "--episodes", "16", "--minibatch", "24", "--epochs", "2", "--iterations", "2", "--test-episodes", "4", "--pool", "local",
+)  # fmt: skip
 VLM = (
     "--algo", "grpo", "--no-sft", "--iterations", "1", "--prompts", "2", "--rollouts", "2", "--test-episodes", "2", "--pool", "local",
 )  # fmt: skip
