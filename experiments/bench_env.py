@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.console import at_least, main, write_json
+from experiments.grids import spread
 from pool import Call, connect
 from tir_env.env import RestorationEnv
 from tir_env.images.operations import digest
@@ -162,7 +163,7 @@ def table(figures: dict[str, dict[str, list[float]]], settings: Bench) -> Table:
     for column in ("", "steps/s", "to bare loop", "own ms/step"):
         made.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, row in figures.items():
-        cells = [f"{np.mean(v):.{d}f} ± {np.std(v):.{d}f}" for v, d in zip(row.values(), (0, 3, 3), strict=True)]
+        cells = [spread(v, d) for v, d in zip(row.values(), (0, 3, 3), strict=True)]
         made.add_row(name, *cells)
     return made
 

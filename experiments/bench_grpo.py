@@ -31,6 +31,7 @@ from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from agents.vlm.trl_adapter import arguments, chat, dataset, design_reward, needed, restoration_environments
 from experiments.console import at_least, main, write_json
+from experiments.grids import spread
 from pool import Pool, connect, dissolve
 from tir_env.tools import Tool, Toolbox
 from tir_env.world import World
@@ -247,8 +248,7 @@ def show(results: list[dict[str, Any]]) -> Table:
         ours, theirs, ratio = (np.array(each) for each in (row["seconds"]["ours"], row["seconds"]["trl"], row["ratio"]))
         split = "/".join(f"{row['split'][kind]:.1f}" for kind in ("generation", "tools", "learning"))
         made.add_row(
-            str(row["side"]), f"{1000 * row['delay']:.0f} ms", f"{ours.mean():.1f} ±{ours.std():.1f}",
-            f"{theirs.mean():.1f} ±{theirs.std():.1f}", f"{ratio.mean():.2f} ±{ratio.std():.2f}",
+            str(row["side"]), f"{1000 * row['delay']:.0f} ms", spread(ours, 1), spread(theirs, 1), spread(ratio, 2),
             f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}", split,
         )  # fmt: skip
     return made
@@ -260,7 +260,7 @@ def show_growth(grown: list[dict[str, Any]]) -> Table:
         made.add_column(column, justify="right")
     for row in grown:
         taken = np.array(row["seconds"])
-        cells = (f"{taken.mean():.1f} ±{taken.std():.1f}", f"{taken.mean() / row['turns']:.2f}", f"{row['calls']:.1f}")
+        cells = (spread(taken, 1), f"{taken.mean() / row['turns']:.2f}", f"{row['calls']:.1f}")
         made.add_row(str(row["turns"]), *cells)
     return made
 

@@ -26,6 +26,7 @@ from agents.agent import Agent, observer_for, play
 from agents.opening import open_agent
 from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
+from experiments.grids import spread
 from pool import Pool
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
@@ -105,7 +106,7 @@ def qualities(name: str, settings: Bench, worlds: dict[str, World], seed: int) -
         starts = world.draw_many(0, range(settings.tests))
         played = play(world, observer_for(agent, world), agent, starts)
         out[suite] = {metric: paths(played, metric, settings.horizon) for metric in METRICS}
-        out[suite]["calls"] = [len(t.tool_names) for t in played]
+        out[suite]["calls"] = [t.calls for t in played]
     return out
 
 
@@ -129,11 +130,6 @@ def ends(done: dict[str, Any], name: str, seeds: int, suite: str, metric: str, s
     return np.array([np.mean(np.array(cell[suite][metric])[:, step]) for cell in found])
 
 
-def cell(values: np.ndarray) -> str:
-    digits = 2 if abs(values.mean()) >= 1 else 3
-    return f"{values.mean():.{digits}f}" + (f" ±{values.std():.{digits}f}" if len(values) > 1 else "")
-
-
 def columns(table: Table, names: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -149,7 +145,7 @@ def settings_table(done: dict[str, Any], settings: Bench) -> Table:
     table = columns(Table("setting", "agent", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)), [*heads(), "calls"])
     for suite in SETTINGS:
         for label, name in (("no tool", "none"), ("random", "random"), (settings.algo, settings.rewards[0])):
-            values = [cell(ends(done, name, settings.seeds, suite, metric)) for metric in METRICS]
+            values = [spread(ends(done, name, settings.seeds, suite, metric)) for metric in METRICS]
             calls = np.mean([done[f"{name} {s}"][suite]["calls"] for s in range(settings.seeds) if f"{name} {s}" in done])
             style = "bold" if name == settings.rewards[0] else ""
             table.add_row(suite.removeprefix("restore-r1-").upper(), label, *values, f"{calls:.1f}", style=style)
@@ -171,7 +167,7 @@ def rewards_table(done: dict[str, Any], settings: Bench) -> Table:
             )
             for m in METRICS
         ]
-        table.add_row(reward, *(cell(values) for values in gains))
+        table.add_row(reward, *(spread(values) for values in gains))
     return table
 
 
@@ -182,7 +178,7 @@ def steps_table(done: dict[str, Any], settings: Bench) -> Table:
         means = [
             np.mean([ends(done, settings.rewards[0], settings.seeds, s, m, step) for s in SETTINGS], axis=0) for m in METRICS
         ]
-        table.add_row(f"{step} step{'s' * (step != 1)}", *(cell(values) for values in means))
+        table.add_row(f"{step} step{'s' * (step != 1)}", *(spread(values) for values in means))
     return table
 
 

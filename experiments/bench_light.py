@@ -29,6 +29,7 @@ from agents.agent import finish, observer_for, play
 from agents.opening import open_agent
 from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
+from experiments.grids import spread
 from pool import Call, Pool, Problem
 from tir_env.images import read_image
 from tir_env.images.operations import Image
@@ -83,10 +84,7 @@ def bench(settings: Bench) -> None:
     if settings.samples is not None:
         samples(settings.samples)
     Toolbox.load("rl-restore").with_weights_only()  # says what is missing before an hour is spent
-    told = {
-        name: getattr(settings, name)
-        for name in ("test_images", "patches", "iterations", "images", "episodes", "encoder", "starts")
-    }
+    told = {name: value for name, value in vars(settings).items() if name not in ("algos", "seeds", "samples", "pool", "out")}
     cells = Cells(settings.out / "cells.json", told)
     with workers_for(settings.pool) as (pool, share):
         worlds = {level: test_world(level, settings, pool) for level in LEVELS}
@@ -260,7 +258,7 @@ def table(done: dict[str, Any], settings: Bench) -> Table:
         cells = []
         for level in LEVELS:
             means = [float(np.mean(run[level])) for run in runs]
-            cells.append((f"{np.mean(means):.2f} ±{np.std(means):.2f}", way(level, float(np.mean(means)))))
+            cells.append((spread(means, 2), way(level, float(np.mean(means)))))
         made.add_row(algo, *itertools.chain(*cells), style="bold")
     return made
 
@@ -273,8 +271,7 @@ def samples_table(done: dict[str, Any], settings: Bench) -> Table:
     def row(name: str, runs: Sequence[Sequence[float]], style: str = "") -> None:
         values = np.array(runs).reshape(len(runs), len(LEVELS), -1)
         means = np.concatenate([values.mean(axis=2), values.mean(axis=(1, 2))[:, None]], axis=1)
-        spread = [f" ±{each:.2f}" if len(runs) > 1 else "" for each in means.std(axis=0)]
-        made.add_row(name, *(f"{mean:.2f}{std}" for mean, std in zip(means.mean(axis=0), spread, strict=True)), style=style)
+        made.add_row(name, *(spread(column, 2) for column in means.T), style=style)
 
     row("RL-Restore (published)", [PUBLISHED])
     for algo in settings.algos:

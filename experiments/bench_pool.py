@@ -72,8 +72,8 @@ class Row:
 def contestants(arguments: Arguments, images: list[np.ndarray]) -> list[Rival]:
     makers: list[tuple[str, Callable[[], Rival]]] = [
         ("pool", lambda: Ours(arguments.tools)),
-        # On the rivals' terms, who neither hash nor copy: nothing merged or remembered, results as views on shared memory.
-        ("pool as rivals", lambda: Ours(arguments.tools, "pool as rivals", views=True, merge=False, cache_bytes=0)),
+        # On the rivals' terms, who do not hash: nothing merged or remembered.
+        ("pool as rivals", lambda: Ours(arguments.tools, "pool as rivals", merge=False, cache_bytes=0)),
         ("ActorPool", lambda: ActorPoolRival(arguments.tools)),
         ("lock allocator", lambda: LockAllocator(arguments.tools)),
     ]

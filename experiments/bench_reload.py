@@ -24,7 +24,7 @@ from rich.progress import track
 from agents.agent import finish, observer_for
 from agents.opening import open_agent
 from experiments.console import at_least, main, write_json
-from experiments.grids import Grid
+from experiments.grids import Grid, spread
 from pool import Problem, connect
 from tir_env.images.sources import Part
 from tir_env.tools import Tool, Toolbox
@@ -115,11 +115,11 @@ def bench(settings: Bench) -> None:
     grid = Grid(f"{settings.agent}, {settings.count} images: mean ± standard deviation", ["", "seconds for one image"])
     for name, label in (("warm", "tools that stay loaded"), ("fresh", "a process for every call")):
         seconds = np.array([row[name] for row in rows])
-        grid.add(label, f"{seconds.mean():.2f} ±{seconds.std():.2f}")
-    grid.add("ratio", f"{ratios.mean():.0f} ±{ratios.std():.0f}")
+        grid.add(label, spread(seconds, 2))
+    grid.add("ratio", spread(ratios, 0))
     grid.add("tool calls", f"{np.mean([row['calls'] for row in rows]):.1f}")
     Console().print(grid.terminal())
-    write_json(settings.json, {"settings": asdict(settings), "images": rows, "ratio": [ratios.mean(), ratios.std()]})
+    write_json(settings.json, {"settings": asdict(settings), "images": rows, "ratio": list(ratios)})
 
 
 def timed(world: World, agent: Any, number: int, seed: int) -> tuple[float, str, int]:
@@ -128,7 +128,7 @@ def timed(world: World, agent: Any, number: int, seed: int) -> tuple[float, str,
     began = time.perf_counter()
     finish(world, observer_for(agent, world), agent, [trajectory])
     seconds = time.perf_counter() - began
-    return seconds, trajectory.current_digest, sum(step.notes.get("tool_calls", 0) for step in trajectory.steps)
+    return seconds, trajectory.current_digest, trajectory.calls
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from rich.console import Console
 import tir_env  # noqa: F401 (registers the id)
 from agents.clip_mlp.ppo import LightPPO
 from experiments.console import at_least, main, write_json
+from experiments.grids import spread
 from experiments.light import LightWorkplace
 from experiments.run import Run
 from pool import Problem
@@ -122,9 +123,7 @@ def bench(settings: Bench) -> None:
     base = np.array(speeds["stable-baselines3"])
     for name, values in speeds.items():
         ratios = np.array(values) / base
-        console.print(
-            f"{name}: {np.mean(values):.1f} ± {np.std(values):.1f} decisions/s, {np.mean(ratios):.2f} ± {np.std(ratios):.2f} of SB3's"
-        )
+        console.print(f"{name}: {spread(values, 1)} decisions/s, {spread(ratios, 2)} of SB3's")
     write_json(settings.json, {"settings": vars(settings), "decisions per second": speeds})
 
 

@@ -32,6 +32,7 @@ from agents.vlm.settings import VlmSpec
 from experiments.cells import Cells, train_run, workers_for
 from experiments.console import at_least, main
 from experiments.diversity import of
+from experiments.grids import spread
 from experiments.vlm import AFTER_SFT
 from pool import Pool
 from tir_env.world import World
@@ -159,7 +160,7 @@ def qualities(name: str, settings: Bench, worlds: dict[str, World]) -> dict[str,
         agent = open_agent(name, world)
         played = play(world, observer_for(agent, world), agent, world.draw_many(0, range(settings.tests)))
         out[suite] = {metric: [t.gains().get(metric, float("nan")) for t in played] for metric in METRICS}
-        out[suite]["calls"] = [sum(s.notes.get("tool_calls", int(s.tool != "stop")) for s in t.steps) for t in played]
+        out[suite]["calls"] = [t.calls for t in played]
     return out
 
 
@@ -176,13 +177,6 @@ def means(done: dict[str, Any], names: Sequence[str], suite: str, metric: str) -
     return np.array([np.nanmean(done[name][suite][metric]) for name in names if name in done])
 
 
-def told(values: np.ndarray) -> str:
-    if not len(values):
-        return ""
-    digits = 2 if abs(values).max() >= 1 else 3
-    return f"{values.mean():+.{digits}f}" + (f" ±{values.std():.{digits}f}" if len(values) > 1 else "")
-
-
 def gains_table(done: dict[str, Any], settings: Bench) -> Table:
     made = Table(title="Gain of each metric (± between seeds)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("suite", "policy", *METRICS, "calls"):
@@ -190,8 +184,8 @@ def gains_table(done: dict[str, Any], settings: Bench) -> Table:
     for suite in SUITES:
         for name in (*RIVALS, "best single", "clip_mlp", *STAGES, *settings.variants):
             keys = [name] if name in done else [f"{name} {seed}" for seed in range(settings.seeds)]
-            cells = [told(means(done, keys, suite, metric)) for metric in METRICS]
-            made.add_row(suite, name, *cells, told(means(done, keys, suite, "calls")).lstrip("+"))
+            cells = [spread(means(done, keys, suite, metric), sign="+") for metric in METRICS]
+            made.add_row(suite, name, *cells, spread(means(done, keys, suite, "calls")))
         made.add_section()
     return made
 
@@ -204,7 +198,7 @@ def rise_table(done: dict[str, Any], settings: Bench) -> Table:
         pairs = [(f"{WHOLE} {seed}", f"w/o RL {seed}") for seed in range(settings.seeds)]
         there = [pair for pair in pairs if pair[0] in done and pair[1] in done]
         rises = [[np.nanmean(done[a][suite][m]) - np.nanmean(done[b][suite][m]) for a, b in there] for m in METRICS]
-        made.add_row(suite, *(told(np.array(rise)) for rise in rises))
+        made.add_row(suite, *(spread(rise, sign="+") for rise in rises))
     return made
 
 
@@ -215,7 +209,7 @@ def diversity_table(done: dict[str, Any], settings: Bench) -> Table:
         made.add_column(column, justify="left" if column == "variant" else "right")
     for variant in (v for v in settings.variants if v in DIVERSE):
         found = [done[key] for seed in range(settings.seeds) if (key := f"diversity {variant} {seed}") in done]
-        made.add_row(variant, *(told(np.array([each[name] for each in found])).lstrip("+") for name in names))
+        made.add_row(variant, *(spread([each[name] for each in found]) for name in names))
     return made
 
 

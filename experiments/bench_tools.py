@@ -50,7 +50,8 @@ def bench(options: Options) -> None:
     toolbox = Toolbox.load(options.toolbox).with_weights_only()
     photos = list(open_images(options.images))
     photos = photos[: options.limit or len(photos)]
-    results = continued(options.json, {"images": options.images, "seed": options.seed}, images={}, seconds={})
+    told = {"images": options.images, "toolbox": options.toolbox, "seed": options.seed}
+    results = continued(options.json, told, images={}, seconds={})
     for number, photo in enumerate(photos):
         missing = [tool for tool in toolbox if photo.name not in results["images"].get(tool.name, {})]
         for task in {tool.task for tool in missing}:

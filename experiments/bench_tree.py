@@ -27,6 +27,7 @@ from agents.opening import open_agent
 from agents.training_free.bounds import ExhaustiveOracle, FixedAgent
 from experiments.cells import Cells, train_run
 from experiments.console import at_least, main, write_json
+from experiments.grids import spread
 from experiments.reporting import smooth
 from experiments.runs import Row, RunFolder
 from tir_env.trajectory import Start
@@ -117,7 +118,7 @@ def gains(tree: Tree, agent_for: Callable[[TreeWorld], Agent]) -> dict[str, Any]
         agent = agent_for(world)
         played = play(world, observer_for(agent, world), agent, starts_of(tree, part))
         found |= {f"{part} {metric}": float(np.mean([t.gains()[metric] for t in played])) for metric in METRICS}
-        found |= {f"{part} calls": float(np.mean([len(t.tool_names) for t in played])), "actions": agent.name}
+        found |= {f"{part} calls": float(np.mean([t.calls for t in played])), "actions": agent.name}
     return found
 
 
@@ -164,18 +165,13 @@ def leaderboard(done: dict[str, Any], seeds: int) -> str:
     for name in order:
         runs = several.get(name) or [done[name]]
         cells = [
-            spread([run[key] for run in runs], 2 if "psnr" in key else 3)
+            spread([run[key] for run in runs], 2 if "psnr" in key else 3, "+")
             for key in ("train psnr", *(f"test {m}" for m in METRICS))
         ]
         way = f"{np.mean([run['test psnr'] for run in runs]) / best:.0%}"
         told = f" ({runs[0]['actions']})" if name in CHOSEN else ""
         lines.append(f"| {name}{told} | {' | '.join(cells)} | {way} | {np.mean([run['test calls'] for run in runs]):.1f} |")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    deviation = f" ±{np.std(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):+.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":

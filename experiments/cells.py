@@ -7,14 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.console import write_json
-from experiments.runs import ABOUT, CONFIG
+from experiments.runs import ABOUT, CONFIG, RunFolder
 from pool import Pool, Problem, connect
 
+PLACE = ("out", "resume", "pool")  # of a run's settings: where it runs, not what comes out
 SHARED = 2 << 30  # bytes of results that trainings in one process remember
 
 
@@ -52,15 +53,23 @@ def train_run(folder: Path, *options: object, share: str | None = None) -> Path:
 
     In a process of its own; with `share` in this one, its tools on the local pool of that name (`workers_for`).
     """
+    from experiments.run import Run, completed, run, settings_from
+
+    arguments = [*map(str, options), "--out", str(folder)]
+    if (folder / CONFIG).exists():
+        wanted, there = completed(settings_from(arguments)), RunFolder(folder).settings(Run)
+        if strange := [
+            f.name for f in fields(Run) if f.name not in PLACE and getattr(wanted, f.name) != getattr(there, f.name)
+        ]:
+            what = ", ".join(f"{name} {getattr(there, name)}, not {getattr(wanted, name)}" for name in strange)
+            raise Problem(folder, f"holds a training with other settings: {what}", "Name another folder, or remove this one.")
+        arguments = ["--resume", str(folder)]
     if (folder / ABOUT).exists():
         return folder
-    known = [*map(str, ("--resume", folder) if (folder / CONFIG).exists() else (*options, "--out", folder))]
     if share is None:
-        subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *known], check=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *arguments], check=True)
     else:
-        from experiments.run import run, settings_from
-
-        run(replace(settings_from(known), pool="local"), share)
+        run(replace(settings_from(arguments), pool="local"), share)
     return folder
 
 

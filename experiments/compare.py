@@ -13,6 +13,7 @@ again to go on.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -30,16 +31,16 @@ from agents.agent import Agent, finish, observer_for
 from agents.opening import agent_folder, open_agent
 from experiments.cells import Cells
 from experiments.console import at_least, main
-from experiments.evaluate import trained_with
+from experiments.evaluate import seen_before, trained_with
 from experiments.grids import Grid, write_grids
 from experiments.tool_pool import ToolPool
 from pool import Problem
 from tir_env.drawing import save_figure
-from tir_env.images.sources import Part
+from tir_env.images.sources import Part, open_images
 from tir_env.observations import Observer
 from tir_env.starts import Pin
 from tir_env.tools import Toolbox
-from tir_env.trajectory import STOP, Trajectory
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 Episode = dict[str, Any]
@@ -85,12 +86,16 @@ def compare(settings: Compare) -> None:
     told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
     cells = Cells(settings.json, told)
     console = Console()
+    for agent in settings.agents:
+        if warning := seen_before(agent, open_images(settings.images).part(settings.part), settings.part):
+            console.print(f"Mind that {warning}", soft_wrap=True)
     for suite in settings.suites:
         cells.fill(suite, contest, suite, names, settings, console)
     episodes: dict[str, list[Episode]] = {
         name: [each for suite in settings.suites for each in cells.done[suite][name]] for name in names.values()
     }
-    grids = [qualities(episodes, settings), costs(episodes, settings)]
+    bound = names[settings.bound] if settings.bound else ""
+    grids = [qualities(episodes, settings, bound), costs(episodes, settings, bound)]
     grids += [by_count(episodes, what) for what in (settings.metrics[0], *BY)]
     for grid in grids:
         console.print(grid.terminal())
@@ -124,7 +129,9 @@ class Contestant:
 
     def restore(self, number: int, settings: Compare) -> tuple[Trajectory, float]:
         """One start, and the seconds that its restoration took: without spoiling the image."""
-        [trajectory] = self.world.open([(settings.seed, number)], case_of(self.world, number))
+        [trajectory] = self.world.open(
+            [(stream_for(self.world.suite.name, settings.seed), number)], case_of(self.world, number)
+        )
         began = time.perf_counter()
         finish(self.world, self.observer, self.agent, [trajectory])
         return trajectory, time.perf_counter() - began
@@ -135,6 +142,11 @@ def world_of(suite: str, settings: Compare, stack: ExitStack, metrics: Sequence[
     pool = stack.enter_context(settings.tool_pool.open())
     reward = f"final:{metrics[0]}"
     return World(settings.images, settings.part, suite, toolbox, reward, metrics, horizon, settings.crop, pool=pool)
+
+
+def stream_for(suite: str, seed: int) -> int:
+    """Each suite begins from photographs and corners of its own: means over suites are of so many more."""
+    return seed + (zlib.crc32(suite.encode()) << 16)
 
 
 def case_of(world: World, number: int) -> Pin:
@@ -165,7 +177,7 @@ def episode_of(trajectory: Trajectory, seconds: float, judge: World) -> Episode:
         "degradations": len(trajectory.record), "tools": trajectory.tool_names,
         "gain": {metric: score.value - before[metric].value for metric, score in after.items()},
         "value": {metric: score.raw for metric, score in after.items()},
-        "calls": sum(n.get("tool_calls", int(s.tool != STOP)) for n, s in zip(notes, trajectory.steps, strict=True)),
+        "calls": trajectory.calls,
         "policy calls": sum(n.get("policy_calls", 1) for n in notes),
         "remarks": [remark for n in notes for remark in n.get("remarks", [])],
         "failures": [failure.message for failure in trajectory.failures],
@@ -191,33 +203,39 @@ def ranks(episodes: dict[str, list[Episode]], metrics: Sequence[str]) -> dict[st
     return {name: float(np.mean(each)) for name, each in places.items()}
 
 
-def qualities(episodes: dict[str, list[Episode]], settings: Compare) -> Grid:
-    count = len(next(iter(episodes.values())))
-    title = f"Mean gain over {count} images ± standard error ({', '.join(settings.suites)}), and mean rank over metrics"
+def qualities(episodes: dict[str, list[Episode]], settings: Compare, bound: str) -> Grid:
+    [first, *_] = episodes.values()
+    what = f"{len(first)} crops of {len({each['image'] for each in first})} photographs"
+    title = f"Mean gain over {what} ± standard error ({', '.join(settings.suites)}), and mean rank over metrics"
     grid, order = Grid(title, ["agent", *settings.metrics, "rank"]), ranks(episodes, settings.metrics)
     for name, each in episodes.items():
-        grid.add(name, *(error_of([e["gain"][m] for e in each]) for m in settings.metrics), f"{order[name]:.1f}")
+        grid.add(name, *(mean_and_error(each, m) for m in settings.metrics), f"{order[name]:.1f}")
     for column, metric in enumerate(settings.metrics, 1):
-        grid.mark(column, [np.nan if name == settings.bound else mean(each, metric) for name, each in episodes.items()])
+        grid.mark(column, [np.nan if name == bound else mean(each, metric) for name, each in episodes.items()])
     return grid
 
 
-def costs(episodes: dict[str, list[Episode]], settings: Compare) -> Grid:
-    """What one image takes, and what it brings."""
+def costs(episodes: dict[str, list[Episode]], settings: Compare, bound: str) -> Grid:
+    """What one image takes, and what it brings: of what the policy named `bound` brings."""
     first = settings.metrics[0]
-    bound = mean(episodes[settings.bound], first) if settings.bound else float("nan")
+    most = mean(episodes[bound], first) if bound else float("nan")
     grid = Grid("What one image costs", ["agent", "tool calls", "policy calls", "seconds", f"{first}, share of the way"])
     for name, each in episodes.items():
-        share = mean(each, first) / bound
+        share = mean(each, first) / most if most else float("nan")
         cost = [f"{mean(each, what):.{digits}f}" for what, digits in (("calls", 1), ("policy calls", 1), ("seconds", 3))]
         grid.add(name, *cost, f"{share:.0%}" if np.isfinite(share) else "")
     return grid
 
 
-def error_of(values: Sequence[float]) -> str:
-    known = np.array([value for value in values if np.isfinite(value)] or [np.nan])
-    digits = 2 if abs(known.mean()) >= 1 else 3
-    return f"{known.mean():+.{digits}f} ±{known.std() / len(known) ** 0.5:.{digits}f}"
+def mean_and_error(episodes: Sequence[Episode], metric: str) -> str:
+    """The standard error is that of the photographs' means: two crops of one photograph are no two photographs."""
+    known = [each for each in episodes if np.isfinite(each["gain"][metric])]
+    middle = mean(episodes, metric)
+    photographs = {each["image"] for each in known}
+    means = [np.mean([each["gain"][metric] for each in known if each["image"] == image]) for image in photographs]
+    error = np.std(means, ddof=1) / len(means) ** 0.5 if len(means) > 1 else np.nan
+    digits = 2 if abs(middle) >= 1 else 3
+    return f"{middle:+.{digits}f} ±{error:.{digits}f}"
 
 
 def by_count(episodes: dict[str, list[Episode]], what: str) -> Grid:

@@ -47,7 +47,7 @@ def at_least(low: int, **values: float) -> None:
     """Refuse numbers below a limit, by name: `at_least(1, episodes=settings.episodes)`."""
     for name, value in values.items():
         if value < low:
-            raise Problem(f"--{name}", f"must be at least {low}, not {value}", "Correct it.")
+            raise Problem(f"--{name.replace('_', '-')}", f"must be at least {low}, not {value}", "Correct it.")
 
 
 def write_json(path: Path | None, data: Any) -> None:

@@ -12,7 +12,7 @@ are wall time per image with `--at-once` images side by side (1 shows what a sin
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
 from experiments.tool_pool import ToolPool
-from pool import Pool
-from tir_env.images.sources import Part
+from pool import Pool, Problem
+from tir_env.images.sources import Images, Part, in_both, open_images
 from tir_env.tools import Toolbox
 from tir_env.world import World
 
@@ -81,10 +81,23 @@ def trained_with(agent: str) -> Run | None:
     return None
 
 
+def seen_before(agent: str, images: Images, part: Part) -> str:
+    """What is to be said of a test on photographs that the agent was trained on. A test part has none of another's train part."""
+    run = trained_with(agent)
+    if run is None or (part == "test" and not run.whole):
+        return ""
+    try:
+        shared = in_both(open_images(run.images).part("all" if run.whole else "train"), images)
+    except Problem as problem:
+        return f"whether {agent} was trained on some of these photographs is not known: {problem}"
+    some = ", ".join(shared[:3])
+    return f"{agent} was trained on {len(shared)} of these {len(images)} photographs, such as {some}" if shared else ""
+
+
 def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:
     """Where it is evaluated, and who."""
     at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
-    known = trained_with(settings.agent) or replace(Run(), crop=64)
+    known = trained_with(settings.agent) or Run()
     toolbox = Toolbox.load(settings.toolbox or known.toolbox).with_weights_only()
     horizon = known.horizon if settings.horizon is None else settings.horizon
     crop = known.crop if settings.crop is None else settings.crop
@@ -99,6 +112,8 @@ def evaluate(settings: Evaluate) -> None:
     console = Console()
     with settings.tool_pool.open() as pool:
         world, agent = opened(settings, pool)
+        if warning := seen_before(settings.agent, world.images, settings.part):
+            console.print(f"Mind that {warning}", soft_wrap=True)
         starts = world.draw_many(settings.seed, range(settings.episodes))
         observer = observer_for(agent, world)
         began = time.perf_counter()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
@@ -13,6 +14,19 @@ from tir_env.files import write_aside
 
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$", "→": r"$\to$"}
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int | None = None, sign: str = "") -> str:
+    """Mean ± standard deviation of a few, such as trainings or rounds, as an estimate for others like them (n - 1).
+
+    `sign` "+" writes that of a gain, too. Of one there is no deviation, of none nothing.
+    """
+    if not len(values):
+        return ""
+    middle = float(np.mean(values))
+    if digits is None:
+        digits = 2 if abs(middle) >= 1 else 3
+    return f"{middle:{sign}.{digits}f}" + (f" ±{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
 @dataclass

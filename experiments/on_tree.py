@@ -18,17 +18,27 @@ if TYPE_CHECKING:
 FORM = "tree:"
 
 
-def with_tree(settings: Run) -> Run:
-    """The settings of a run on a tree: what the tree was grown with takes the place of what the command line or the preset say."""
+def with_tree(settings: Run, usual: Run) -> Run:
+    """The settings of a run on a tree: what it was grown with in place of the preset's. Who gives others wants another tree."""
     if not settings.env.startswith(FORM):
         raise Problem(f"--env {settings.env}", "is not known", "Write tree:PATH, or tree:pocket for the one that ships.")
     if settings.policy != "clip_mlp":
         raise Problem(f"--policy {settings.policy}", "sees images, and a tree has none", "Add --policy clip_mlp.")
     ground = Tree.load(settings.env.removeprefix(FORM)).ground
-    return replace(
-        settings, toolbox=ground.toolbox, suite=ground.suite, images=ground.images, test_images="", crop=ground.crop, starts=0,
-        whole=False, depth=ground.haze, horizon=min(settings.horizon, ground.depth), pool="local",
-    )  # fmt: skip
+    grown: dict[str, Any] = {
+        "toolbox": ground.toolbox, "suite": ground.suite, "images": ground.images, "test_images": "", "crop": ground.crop,
+        "starts": 0, "whole": False, "depth": ground.haze,
+    }  # fmt: skip
+    for name, value in grown.items():
+        if getattr(settings, name) not in (value, getattr(usual, name)):
+            flag = f"--{name.replace('_', '-')} {getattr(settings, name)}"
+            raise Problem(
+                flag, f"is not what this tree was grown with: {value!r}", "Leave it out, or grow another: grow_tree.py."
+            )
+    if settings.horizon > ground.depth and settings.horizon != usual.horizon:
+        reason = f"goes beyond this tree, which is {ground.depth} deep"
+        raise Problem(f"--horizon {settings.horizon}", reason, "Give less, or grow another: grow_tree.py --depth.")
+    return replace(settings, **grown, horizon=min(settings.horizon, ground.depth), pool="local")
 
 
 class TreeWorkplace(LightWorkplace):

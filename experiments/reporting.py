@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments.runs import Row
 from tir_env.drawing import save_figure
-from tir_env.trajectory import STOP, Trajectory
+from tir_env.trajectory import Trajectory
 
 FEW = 3  # metrics that fit side by side into 80 columns with all that is said of them
 COLUMNS = 3  # of panels
@@ -36,7 +36,7 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
         row[f"{metric} better"] = float((gain > 0).mean())
     decisions = [step for t in trajectories for step in t.steps]
     usage = Counter(step.tool for step in decisions)
-    row["calls"] = sum(step.notes.get("tool_calls", int(step.tool != STOP)) for step in decisions) / len(trajectories)
+    row["calls"] = sum(t.calls for t in trajectories) / len(trajectories)
     row["policy calls"] = sum(step.notes.get("policy_calls", 1) for step in decisions) / len(trajectories)
     row["failures"] = float(sum(len(t.failures) for t in trajectories))
     if seconds is not None:

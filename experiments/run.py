@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -142,7 +142,8 @@ def policy_for(algo: str) -> Literal["clip_mlp", "vlm"]:
 
 
 def value_of(arguments: list[str], flag: str) -> str | None:
-    for place, word in enumerate(arguments):
+    """The last one counts, as tyro has it."""
+    for place, word in reversed([*enumerate(arguments)]):
         if word == flag and place + 1 < len(arguments):
             return arguments[place + 1]
         if word.startswith(f"{flag}="):
@@ -155,17 +156,35 @@ def checked(settings: Run) -> Run:
     at_least(1, iterations=settings.iterations, test_episodes=settings.test_episodes, metrics=len(settings.metrics))
     at_least(1, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
     at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
-    policy = settings.policy or policy_for(settings.algo)
-    settings = replace(settings, policy=policy)
-    if settings.env:
-        from experiments.on_tree import with_tree
-
-        settings = with_tree(settings)
+    settings = completed(settings)
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)
     else:
         RunFolder.check_writable(settings.resume or settings.out)
     return settings
+
+
+def completed(settings: Run) -> Run:
+    """With what follows from the settings given; those that nothing would follow from are refused."""
+    settings = replace(settings, policy=settings.policy or policy_for(settings.algo))
+    usual = replace(Run(), **preset(settings.preset, settings.policy or ""))
+    check_read("light" if settings.policy == "vlm" else "vlm", settings, usual)
+    if settings.env:
+        from experiments.on_tree import with_tree
+
+        settings = with_tree(settings, usual)
+    return settings
+
+
+def check_read(unread: Literal["light", "vlm"], settings: Run, usual: Run) -> None:
+    """Nobody may give options of the other policy's and believe that they were heard."""
+    pairs = [(getattr(settings, unread), getattr(usual, unread), field.name) for field in fields(getattr(usual, unread))]
+    if unread == "light":
+        pairs += [(settings, usual, name) for name in ("encoder", "pretrained", "env_runners")]
+    if strange := [name for given, default, name in pairs if getattr(given, name) != getattr(default, name)]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
+        other = "clip_mlp" if unread == "light" else "vlm"
+        raise Problem(flags, f"would do nothing: --policy is {settings.policy}", f"Leave it out, or give --policy {other}.")
 
 
 def run(settings: Run, share: str | None = None) -> None:

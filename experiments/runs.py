@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from experiments.checkpoints import CheckpointError, fault, seal, to_disk
 from pool import Problem
 from pool.errors import describe, readable, without_login
-from tir_env.files import write_aside
+from tir_env.files import sweep, write_aside
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
 TABLE, ABOUT, TRAJECTORIES, THUMBNAILS, REPORT = "table.json", "about.json", "trajectories", "thumbnails", "report.html"
@@ -223,6 +223,8 @@ class RunFolder:
         Where there are checkpoints and none is whole, that is an error: to begin anew is for the user to decide.
         """
         self.identify()
+        for folder in (self.path, self.path / "agent", self.path / CHECKPOINTS):
+            sweep(folder)
         broken: dict[Path, str] = {}
         for path in reversed(self._checkpoints()):
             wrong = fault(path, self.identity, writer, int(path.name))

@@ -43,7 +43,10 @@ class Wandb:
 
 @contextlib.contextmanager
 def trackers(folder: RunFolder, wandb_mode: str, done: int) -> Iterator[list[Tracker]]:
-    """TensorBoard always, Weights & Biases when asked for. What they hold beyond the checkpoint is dropped or written over."""
+    """TensorBoard always, Weights & Biases when asked for: one run there for one here, however often it is gone on with.
+
+    What they hold beyond the checkpoint is dropped, or stays: what comes in its place is the same.
+    """
     writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=done + 1)
     found: list[Tracker] = [TensorBoard(writer)]
     run = None
@@ -53,7 +56,10 @@ def trackers(folder: RunFolder, wandb_mode: str, done: int) -> Iterator[list[Tra
         name = folder.path.resolve().name
         config = json.loads((folder.path / "config.json").read_text())
         try:
-            run = wandb.init(project="tir-env", name=name, config=config, dir=str(folder.path), mode=wandb_mode)  # type: ignore[arg-type]
+            run = wandb.init(
+                project="tir-env", name=name, config=config, dir=str(folder.path), mode=wandb_mode,  # type: ignore[arg-type]
+                id=folder.identity or None, resume="allow",
+            )  # fmt: skip
         except wandb.errors.Error as error:
             raise Problem("--wandb online", str(error), "Log in with `wandb login`, or use --wandb offline.") from error
         found.append(Wandb(run))

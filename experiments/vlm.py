@@ -123,7 +123,7 @@ class VlmWorkplace(Workplace):
         settings = self.settings
         learners = max(1, settings.learners)
         place = {"folder": str(folder.path.resolve()), "owner": folder.claim(), "pool": self.pool_options, "threads": threads()}
-        task = {"settings": settings, "stage": stage, "plan": plan, **place}
+        task = {"settings": settings, "stage": stage, "plan": plan, "world": self.world_settings("train"), **place}
         resources = {"CPU": 0.01, **({"GPU": settings.gpus} if settings.gpus else {})}
         trainer = TorchTrainer(
             work,
@@ -275,7 +275,7 @@ def work(task: dict[str, Any]) -> None:
     if rank == 0:
         folder.rewind(done)
     with connect(**task["pool"]) as pool:
-        learner = make_learner(settings, stage, folder, team, pool)
+        learner = make_learner(settings, task["world"], stage, folder, team, pool)
         if checkpoint is not None and done > first:
             learner.load(checkpoint)
         if rank == 0:
@@ -292,16 +292,12 @@ def work(task: dict[str, Any]) -> None:
         ray.train.report(row)  # once: Ray's controller takes more than a second to hear of it
 
 
-def make_learner(settings: Run, stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:
+def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:
+    """`place`: what its world is made from."""
     options = settings.vlm
     design = make_reward(settings.reward)
     design.every_step = False  # a group is judged by its ends: scoring on the way would be for nothing
-    from tir_env.tools import Toolbox
-
-    world = World(
-        settings.images, "train", settings.suite, Toolbox.load(settings.toolbox).with_weights_only(), design, settings.metrics,
-        settings.horizon, settings.crop, settings.starts, settings.depth, pool=pool,
-    )  # fmt: skip
+    world = World(**place | {"reward": design}, pool=pool)
     spec = options.spec
     if stage == "grpo" and options.sft:
         vlm = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, spec.name).vlm  # its base may have moved since

@@ -18,7 +18,7 @@ from experiments.runs import RunFolder
 from experiments.tool_pool import on_ray
 from pool import Pool, Problem, connect, dissolve
 from pool.fleet import check_address
-from tir_env.images.sources import Images, Part
+from tir_env.images.sources import Images, Part, in_both
 from tir_env.tools import Toolbox
 from tir_env.world import World
 
@@ -107,9 +107,7 @@ class Workplace(ABC):
 
 def check_apart(train: Images, test: Images) -> None:
     """What is tested on must not have been trained on, kin included."""
-    seen = {photo.kin or photo.digest for photo in train}
-    shared = [photo.name for photo in test if (photo.kin or photo.digest) in seen]
-    if shared:
+    if shared := in_both(train, test):
         some = ", ".join(repr(name) for name in shared[:3])
         reason = f"shares {len(shared)} of {len(test)} pictures with --images {train.name}, such as {some}"
         raise Problem(f"--test-images {test.name}", reason, "With --whole give other ones; without it, each is split.")

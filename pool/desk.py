@@ -51,7 +51,7 @@ class Desk:
             self._count(outcome)
             return outcome
         flight = self._flights.get(key) if key is not None else None
-        if flight is not None:
+        if flight is not None and flight.deadline == deadline:
             flight.futures.append(future)
             self.stats.merges += 1
             return None
@@ -63,7 +63,7 @@ class Desk:
         request.futures.append(future)
         self._pending[who] = self._pending.get(who, 0) + 1
         if key is not None and self.options.merge:
-            self._flights[key] = request
+            self._flights.setdefault(key, request)  # with another deadline it flies beside the first
         self.scheduler.push(request)
         return None
 

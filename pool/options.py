@@ -22,9 +22,6 @@ class Options:
 
     cache_bytes: int = 256 << 20  # of remembered results; 0 remembers nothing
     merge: bool = True  # identical calls in flight become one
-    views: bool = (
-        False  # hand out views on shared memory instead of copies: saves 30 µs per 256x256 image, but one pins its group
-    )
     attempts: int = 3  # at a call whose worker was lost or whose model did not load
     max_pending: int = 4096  # unfinished calls of one caller; beyond it submit() waits
     keep_heap: bool = (

@@ -35,8 +35,8 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
     at the most).
 
     **Rewards.** What the reward design makes of the qualities before and after. Where a tool failed, or the image could not be
-    scored, the reward is 0 and `info["valid"] == False`: a learner leaves that step out, it is not a bad choice. A design that looks
-    at the end alone pays there whatever the last tool did.
+    scored, the reward is 0 and `info["valid"] == False`: a learner leaves that step out, it is not a bad choice. The step after an
+    image that could not be scored is paid for the whole way, so that rewards add up, and is no more valid.
 
     **Info.** `image`, `case`, `tool`, `valid`, `failure` (None, or who, why and after how many attempts), `quality` (the last known
     value of each metric, higher is better), and `trajectory`, the live record with every image at its true size

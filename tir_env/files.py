@@ -1,4 +1,8 @@
-"""Files that are there are whole: written aside, then renamed. A process killed at any moment leaves the old one or the new one."""
+"""Files that are there are whole: written aside, then renamed.
+
+A process killed at any moment leaves the old file or the new one. A folder cannot be replaced in one go: killed in the moment between,
+it leaves the old one aside, from where `sweep` puts it back.
+"""
 
 from __future__ import annotations
 
@@ -28,3 +32,13 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Put back what a killed process had taken out of its place in `folder`, and clear away what else it left there."""
+    for aside in folder.glob(f".*-{'?' * 8}"):
+        if aside.is_dir() and {each.name for each in aside.iterdir()} <= {"new", "old"}:
+            place = folder / aside.name[1:-9]
+            if (aside / "old").exists() and not place.exists():
+                os.replace(aside / "old", place)
+            shutil.rmtree(aside, ignore_errors=True)

@@ -65,9 +65,9 @@ class Starting(ABC):
         seed = int(rng.integers(2**32))
         place = rng.random(2)
         if pin.image is not None:
-            photo = _pick("image", pin.image, self.images, self.images.find)
+            photo = pick("image", pin.image, self.images, self.images.find)
         if pin.case is not None:
-            case = _pick("case", pin.case, self.suite, self.suite.case)
+            case = pick("case", pin.case, self.suite, self.suite.case)
         height, width = photo.image.shape[:2]
         room = np.maximum(0, np.array([height, width]) - self.crop) if self.crop else np.zeros(2, int)
         corner = pin.corner or (int(place[0] * (room[0] + 1)), int(place[1] * (room[1] + 1)))
@@ -121,7 +121,7 @@ def _fresh(start: Start, made: Mapping[Start, Trajectory | Failure]) -> Trajecto
     return replace(begun(start, made[start]), steps=[])
 
 
-def _pick(what: str, key: str | int, sequence: Sequence[Any], find: Any) -> Any:
+def pick(what: str, key: str | int, sequence: Sequence[Any], find: Any) -> Any:
     if isinstance(key, str):
         return find(key)
     if not 0 <= key < len(sequence):

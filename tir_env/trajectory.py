@@ -135,6 +135,11 @@ class Trajectory:
         return {m: self.end_quality[m].value - self.quality[m].value for m in self.end_quality if m in self.quality}
 
     @property
+    def calls(self) -> int:
+        """Tool calls that the decisions cost; a policy that tried several tools for one action says so in its notes."""
+        return sum(step.notes.get("tool_calls", int(step.tool != STOP)) for step in self.steps)
+
+    @property
     def used(self) -> set[int]:
         """Indices of the tools that ran with success."""
         return {step.action for step in self.steps if step.changed}

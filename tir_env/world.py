@@ -184,20 +184,23 @@ class World(Starting):
     def _reward(self, trajectory: Trajectory) -> tuple[float, bool]:
         """The last step's reward, and whether it says something about the decision.
 
-        Paid is the way from the last image whose quality is known. So an image that could not be scored costs its own step the
-        reward, but the next one that can be makes up for it, and the rewards still add up to the whole gain.
+        A tool that failed is never paid for. Paid is the way from the last image whose quality is known: an image that could not be
+        scored costs its own step the reward, and the next one that can be makes up for it, so that the rewards still add up to the
+        whole gain; but neither of the two says what its own decision was worth.
         """
         last = trajectory.steps[-1]
+        if last.failure is not None:
+            return 0.0, False
         if self.reward.every_step:
-            before, changed = self._last_known(trajectory)
-            due = changed
+            before, due = self._last_known(trajectory)
+            own = self._knows(trajectory.steps[-2].quality if len(trajectory.steps) > 1 else trajectory.quality)
         else:
-            before, due = trajectory.quality, trajectory.ended
+            before, due, own = trajectory.quality, trajectory.ended, True
         if not due:
-            return 0.0, last.failure is None
+            return 0.0, True
         if not self._knows(last.quality):
             return 0.0, False
-        return float(self.reward.step(before, last.quality)), True
+        return float(self.reward.step(before, last.quality)), own
 
     def _last_known(self, trajectory: Trajectory) -> tuple[Quality, bool]:
         """The latest quality known before the last step, and whether the image changed since."""

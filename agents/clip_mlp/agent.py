@@ -92,7 +92,8 @@ class ClipMlpAgent:
         if self.rng is None:
             return chances.argmax(axis=1)
         noise = self.rng.gumbel(size=chances.shape)
-        return (np.log(chances + 1e-30) / self.temperature + noise).argmax(axis=1)
+        drawn = np.log(chances + 1e-30) / self.temperature + noise
+        return np.where(observations["mask"], drawn, -np.inf).argmax(axis=1)
 
     def notes(self) -> list[dict[str, Any]]:
         """Of each row of the last `act` the likeliest actions by name, likeliest first."""

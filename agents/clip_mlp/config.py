@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from pool import Problem
 
@@ -59,8 +58,3 @@ class Hyperparameters:
 
     def entropy_at(self, iteration: int) -> float:
         return self.entropy * self.entropy_decay**iteration
-
-
-def hyperparameters_of(settings: Any) -> Hyperparameters:
-    """Those of an experiment's settings, which hold them among others under the same names."""
-    return Hyperparameters(**{field.name: getattr(settings, field.name) for field in fields(Hyperparameters)})

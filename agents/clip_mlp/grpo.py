@@ -1,7 +1,8 @@
 """GRPO on the same module: groups of rollouts from one start, each judged against its group, no critic.
 
 The reward design turns the group's returns and qualities into advantages; every decision of a rollout gets the rollout's. A rollout in
-which something failed counts for nothing, neither in its group nor in the loss. The loss is PPO's clipped one with entropy bonus.
+which something failed counts for nothing, neither in its group nor in the loss. The loss is PPO's clipped one with entropy bonus, its
+mean over the decisions of those whose advantage is not 0: a group that agrees teaches nothing and is left out, bonus included.
 """
 
 from __future__ import annotations

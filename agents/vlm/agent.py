@@ -75,7 +75,10 @@ class VlmAgent:
             images = [[i for piece in (d.prefix, *d.pieces) for i in piece.images] for d in dialogues]
             ids = [[i for piece in (d.prefix, *d.pieces) for i in piece.ids] for d in dialogues]
             logits = context.read(ids, images, Sight(self.vlm, self.chat, [image for seen in images for image in seen]))
-            rng = torch.Generator(self.vlm.device)
+            taken = max((len(trajectory.steps) for trajectory in trajectories), default=0)
+            rng = torch.Generator(self.vlm.device).manual_seed(
+                int(np.random.SeedSequence([self.seed, taken]).generate_state(1)[0])
+            )
             said = speak(context, self.chat, logits, self.manner, rng, [self.manner.turn] * len(dialogues))
         masks = observations["mask"]
         return np.array([self._action(p, t, m) for p, t, m in zip(said, trajectories, masks, strict=True)])

@@ -69,7 +69,9 @@ class _Lap:
 class Engine(ABC):
     """Who speaks in a rollout. It keeps the dialogues that are going on: `open` them, then `speak` and `hear` in turns."""
 
-    exact = True  # its log-probabilities are those that learning computes; else learning computes them again before it begins
+    exact = (
+        True  # its log-probabilities are, to rounding, those of learning; else learning computes them again before it begins
+    )
 
     @abstractmethod
     def open(self, openings: Sequence[Piece], group: int) -> None:
@@ -123,9 +125,8 @@ def rollout(
     """`group` episodes from each start, neighbours in the list. Everything follows from the weights and `seed`."""
     clock = clock or Clock()
     with clock("tools"):
-        begun = world.begin(list(starts))
         copies = world.begin([start for start in starts for _ in range(group)])
-    openings = [chat.opening(t.image) for t in begun]
+    openings = [chat.opening(t.image) for t in copies[::group]]
     episodes = [Episode(t, Dialogue(openings[i // group])) for i, t in enumerate(copies)]
     play(vlm, chat, world, episodes, group, manner, seed, clock, engine)
     return episodes

@@ -49,10 +49,10 @@ def test_the_tables_hold_means_over_seeds_and_gains(settings: Bench) -> None:
     cells = [[str(cell) for cell in column.cells] for column in settings_table(done, settings).columns]
     assert cells[0][:3] == ["I"] * 3
     assert cells[1][:3] == ["no tool", "random", "ppo"]
-    assert cells[2][2] == "25.50 ±0.50"
+    assert cells[2][2] == "25.50 ±0.71"
     cells = [[str(cell) for cell in column.cells] for column in rewards_table(done, settings).columns]
     assert cells[0] == ["random", *settings.rewards]
-    assert cells[1] == ["1.00 ±1.00", "5.50 ±0.50", "5.50 ±0.50"]
+    assert cells[1] == ["1.00 ±1.41", "5.50 ±0.71", "5.50 ±0.71"]
     cells = [[str(cell) for cell in column.cells] for column in steps_table(done, settings).columns]
     assert cells[0] == ["0 steps", "1 step", "2 steps"]
-    assert cells[1][:2] == ["20.00 ±0.00", "24.50 ±0.50"]
+    assert cells[1][:2] == ["20.00 ±0.00", "24.50 ±0.71"]

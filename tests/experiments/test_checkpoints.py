@@ -18,7 +18,7 @@ from experiments.run import Run
 from experiments.runs import BROKEN, CHECKPOINTS, LOG, RunFolder
 from experiments.vlm import problem_in
 from pool import Problem
-from tir_env.files import write_aside
+from tir_env.files import sweep, write_aside
 
 WRITER = "ppo clip_mlp"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -202,6 +202,19 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
             write_aside(tmp_path / "thing", lambda path: path.mkdir())
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
     assert (tmp_path / "thing" / "state").read_bytes() == b"weights"
+
+
+def test_what_a_kill_in_the_middle_leaves_is_put_right(tmp_path: Path) -> None:
+    """Killed with the old folder taken out, before the new one came in; and killed while the new one was written."""
+    save(tmp_path / "thing")
+    for name in ("thing", "other"):
+        (tmp_path / f".{name}-ab12cd_9" / "new").mkdir(parents=True)
+    (tmp_path / "thing").rename(tmp_path / ".thing-ab12cd_9" / "old")
+    (tmp_path / ".mine-12345678").mkdir()
+    (tmp_path / ".mine-12345678" / "notes.txt").write_text("of the user's")
+    sweep(tmp_path)
+    assert (tmp_path / "thing" / "state").read_bytes() == b"weights"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine-12345678", "thing"]
 
 
 def test_what_a_learner_has_to_say_reaches_the_user() -> None:

@@ -41,9 +41,12 @@ def test_a_drop_is_measured_from_what_was_reached() -> None:
 
 def test_one_design_beats_another_as_often_as_its_runs_are_better() -> None:
     ours, theirs = [cell(1.0), cell(3.0)], [cell(2.0), cell(0.0)]
-    assert beats(ours, theirs, ["psnr"]) == 0.75
-    assert beats(ours, theirs, ["psnr", "ssim"]) == pytest.approx((0.75 + 0.5) / 2), "ties count half"
-    assert beats(ours, theirs, ["psnr"]) + beats(theirs, ours, ["psnr"]) == 1.0
+    assert beats(ours, theirs, ["psnr"])[0] == 0.75
+    assert beats(ours, theirs, ["psnr", "ssim"])[0] == pytest.approx((0.75 + 0.5) / 2), "ties count half"
+    assert beats(ours, theirs, ["psnr"])[0] + beats(theirs, ours, ["psnr"])[0] == 1.0
+    _, low, high = beats(ours, theirs, ["psnr"])
+    assert (low, high) == (0.0, 1.0), "with the first seed alone they lose, with the second alone they win"
+    assert beats([cell(float(k)) for k in range(9)], [cell(-1.0)] * 9, ["psnr"]) == (1.0, 1.0, 1.0)
 
 
 def test_a_run_that_ruined_a_metric_is_found() -> None:

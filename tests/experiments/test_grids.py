@@ -6,7 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.grids import Grid, plain, write_grids
+from experiments.grids import Grid, plain, spread, write_grids
+
+
+def test_a_spread_is_an_estimate_for_others_like_these() -> None:
+    assert spread([1.0, 3.0]) == "2.00 ±1.41"
+    assert spread([0.1, 0.2, 0.3], sign="+") == "+0.200 ±0.100"
+    assert (spread([5.0], 1), spread([])) == ("5.0", "")
 
 
 def grid() -> Grid:

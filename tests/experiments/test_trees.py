@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +100,18 @@ def test_the_drill_finds_a_difference(grown: Path, tmp_path: Path, capsys: pytes
 
 
 def test_a_run_takes_over_what_the_tree_was_grown_with(grown: Path) -> None:
-    chosen = with_tree(Run(env=f"tree:{grown}", policy="clip_mlp"))
+    usual = Run(policy="clip_mlp")
+    chosen = with_tree(replace(usual, env=f"tree:{grown}"), usual)
     assert (chosen.suite, chosen.crop, chosen.horizon) == ("dark", 32, 2)
     assert chosen.toolbox.endswith("tools.yaml")
     with pytest.raises(Problem, match="Write tree:PATH"):
-        with_tree(Run(env="forest:x", policy="clip_mlp"))
+        with_tree(replace(usual, env="forest:x"), usual)
     with pytest.raises(Problem, match="sees images, and a tree has none"):
-        with_tree(Run(env=f"tree:{grown}", policy="vlm"))
+        with_tree(replace(usual, env=f"tree:{grown}", policy="vlm"), usual)
+    assert with_tree(chosen, usual) == chosen, "as a run that is gone on with has them"
+    for name, value in {"suite": "rain", "crop": 96, "images": "photos", "horizon": 5}.items():
+        with pytest.raises(Problem, match=f"--{name} {value}"):
+            with_tree(replace(usual, env=f"tree:{grown}", **{name: value}), usual)  # type: ignore[arg-type]
 
 
 @pytest.mark.ray
@@ -155,7 +161,7 @@ def test_the_leaderboards_table() -> None:
     done["PPO 0"]["test psnr"], done["exhaustive oracle"]["test psnr"] = 3.0, 4.0
     done["best single tool"]["actions"], done["best fixed sequence"]["actions"] = "denoise/nlm", "denoise/nlm+dejpeg/dct"
     said = leaderboard(done, 2)
-    assert "| PPO | +1.00 ±0.00 | +2.00 ±1.00 | +1.000 ±0.000 | +1.000 ±0.000 | 50% | 1.0 |" in said
+    assert "| PPO | +1.00 ±0.00 | +2.00 ±1.41 | +1.000 ±0.000 | +1.000 ±0.000 | 50% | 1.0 |" in said
     assert "| best single tool (denoise/nlm) | +1.00 | +1.00 |" in said
     assert len({line.count("|") for line in said.splitlines()}) == 1
     Console().print(said)

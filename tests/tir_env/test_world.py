@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pool import LocalPool
+from rewards import make_reward
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP, fake_toolbox
 from tir_env.images import ImageError, write_image
 from tir_env.starts import Pin, WorldError
@@ -98,10 +99,18 @@ def fail_metric(world: World, metric: str, monkeypatch: pytest.MonkeyPatch, *cal
     monkeypatch.setattr(world.metrics[metric], "run", flaky)
 
 
-@pytest.mark.parametrize("actions", [(BRIGHTER, DARKER, DARKER), (BRIGHTER, STOP), (BRIGHTER, FAILS, DARKER)])
+@pytest.mark.parametrize(
+    ("actions", "valid"),
+    [
+        ((BRIGHTER, DARKER, DARKER), [False, False, True]),
+        ((BRIGHTER, STOP), [False] * 2),
+        ((BRIGHTER, FAILS, DARKER), [False] * 3),
+    ],
+)
 def test_an_image_that_was_not_scored_costs_its_own_step_the_reward_and_no_more(
-    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch, actions: tuple[int, ...], tmp_path: Path
+    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch, actions: tuple[int, ...], valid: list[bool], tmp_path: Path
 ) -> None:
+    """The step after it is paid for both, so that it says nothing of its own decision either."""
     world = World(toolbox=toolbox, crop=32, suite="noise", horizon=3)
     fail_metric(world, "psnr", monkeypatch, 2)
     trajectory = one(world, *actions)
@@ -109,7 +118,7 @@ def test_an_image_that_was_not_scored_costs_its_own_step_the_reward_and_no_more(
     assert (first.reward, first.valid, first.failure, first.unscored.kind) == (0.0, False, None, "ModelRaised")
     assert first.changed
     assert BRIGHTER in trajectory.used
-    assert trajectory.steps[-1].valid
+    assert [step.valid for step in trajectory.steps] == valid
     assert trajectory.end_quality["psnr"].value == pytest.approx(score_of(trajectory.image, trajectory.reference))
     assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"])
     assert world.remake(Trajectory.load(trajectory.save(tmp_path / "t"))) == trajectory
@@ -129,8 +138,28 @@ def test_a_metric_that_is_only_reported_does_not_touch_the_reward(toolbox: Toolb
     assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"])
 
 
-@pytest.mark.parametrize("last", [FAILS, STOP, DARKER])
-def test_a_reward_for_the_end_is_paid_whatever_the_last_tool_did(toolbox: Toolbox, last: int) -> None:
+def test_a_tool_that_fails_after_an_image_that_was_not_scored_is_not_paid_for_it(
+    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(toolbox=toolbox, crop=32, suite="noise", horizon=2)
+    fail_metric(world, "psnr", monkeypatch, 2)
+    trajectory = one(world, BRIGHTER, FAILS)
+    assert "psnr" in trajectory.end_quality
+    assert [(step.reward, step.valid) for step in trajectory.steps] == [(0.0, False)] * 2
+
+
+@pytest.mark.parametrize("reward", ["final:psnr", "gain:psnr"])
+@pytest.mark.parametrize("before", [(), (BRIGHTER, BRIGHTER)])
+def test_a_tool_that_fails_at_the_end_is_never_paid(toolbox: Toolbox, reward: str, before: tuple[int, ...]) -> None:
+    design = make_reward(reward)
+    design.every_step = False  # as in GRPO, which judges the end alone
+    world = World(toolbox=toolbox, crop=32, suite="noise", reward=design, horizon=len(before) + 1)
+    last = one(world, *before, FAILS).steps[-1]
+    assert (last.reward, last.valid) == (0.0, False)
+
+
+@pytest.mark.parametrize("last", [STOP, DARKER])
+def test_a_reward_for_the_end_is_paid_there(toolbox: Toolbox, last: int) -> None:
     world = World(toolbox=toolbox, crop=32, suite="noise", reward="final:psnr", horizon=3)
     trajectory = one(world, BRIGHTER, BRIGHTER, last)
     assert [s.reward for s in trajectory.steps[:2]] == [0, 0]

@@ -214,6 +214,16 @@ class LeavesReader:
         return dead_leaves(self.seed, self.size)
 
 
+def in_both(first: Images, second: Images) -> list[str]:
+    """Names in `second` of what is in `first`, too: the same pixels, or another picture of the same thing."""
+
+    def keys(photo: Photo) -> set[str]:
+        return {photo.digest, photo.kin or photo.digest}
+
+    known = set[str]().union(*map(keys, first))
+    return [photo.name for photo in second if keys(photo) & known]
+
+
 def open_images(spec: str | Path | Images, **options: Any) -> Images:
     """`skimage`, `generated:COUNT`, several joined by commas, or the path of a folder or picture."""
     if isinstance(spec, Images):

@@ -142,12 +142,13 @@ class RestorationTreeVector(SideBySide):
 
         if design.every_step:
             due, paid_from = changed | (self._known[who] != before), self._known[who]
+            own = paid_from == before
         else:
-            due, paid_from = ended, tables.roots[self._start[who]]
+            due, paid_from, own = ended, tables.roots[self._start[who]], True
         judged = tables.judged[after]
-        valid = np.where(due, judged, ~failed)
+        valid = ~failed & (~due | judged & own)
         rewards = np.zeros(len(who))
-        pay = due & judged
+        pay = due & judged & ~failed
         rewards[pay] = tables.rewards(paid_from[pay], after[pay])
         self._known[who] = np.where(judged, after, self._known[who])
         return rewards, valid, failures

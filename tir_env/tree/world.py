@@ -14,7 +14,7 @@ from rewards import RewardDesign, Score, Scorer, make_reward
 from tir_env.degradations import Case, Suite
 from tir_env.images.operations import Image
 from tir_env.images.sources import Images, Photo
-from tir_env.starts import FREE, Pin
+from tir_env.starts import FREE, Pin, pick
 from tir_env.tools import Tool, Toolbox
 from tir_env.trajectory import Failure, Start, Trajectory
 from tir_env.tree.file import REFUSED, ToolRecord, Tree, TreeError
@@ -96,8 +96,8 @@ class TreeWorld(World):
         """The numbers of the starts that a pin leaves."""
         if pin == FREE:
             return self.mine
-        image = self.images[pin.image].name if isinstance(pin.image, int) and pin.image < len(self.images) else pin.image
-        case = self.suite[pin.case].name if isinstance(pin.case, int) and pin.case < len(self.suite) else pin.case
+        image = pick("image", pin.image, self.images, self.images.find).name if isinstance(pin.image, int) else pin.image
+        case = pick("case", pin.case, self.suite, self.suite.case).name if isinstance(pin.case, int) else pin.case
         wanted = {"image": image, "case": case, "seed": pin.seed, "corner": pin.corner}
         left = [
             number
