@@ -127,6 +127,7 @@ def trained(name: str, options: tuple[object, ...], seed: int, settings: Bench, 
         settings.out / "runs" / f"{name.replace(' ', '-')}-{seed}", *options, "--policy", "clip_mlp", "--env", f"tree:{settings.tree}",
         "--seed", seed, "--iterations", settings.iterations, "--test-episodes", 8, "--checkpoint-every", settings.iterations,
         "--horizon", tree.ground.depth, *settings.options,
+        share="trees",
     )  # fmt: skip
     rows = RunFolder(folder).rows()
     seconds = [row["seconds"] for row in rows]

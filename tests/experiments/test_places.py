@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from agents.vlm.config import VlmOptions
+from agents.vlm.grpo import Grpo
+from agents.vlm.team import Team
 from experiments.light import LightWorkplace
 from experiments.run import Run
 from experiments.runs import RunFolder
+from experiments.vlm import make_learner
 from experiments.workplace import check_apart
-from pool import Problem
+from pool import Problem, connect
 from pool.console import problem_of
 from tests.experiments.test_scripts import within
 from tir_env.images.sources import Images, Part, generated, open_images, skimage_photos
@@ -83,6 +87,23 @@ def test_photographs_are_split_unless_all_are_asked_for(whole: bool, counts: tup
     settings = Run(images="skimage", test_images="skimage", whole=whole)
     parts: list[Part] = [SettingsOnly(settings).world_settings(part)["part"] for part in ("train", "test")]
     assert tuple(len(skimage_photos().part(part)) for part in parts) == counts
+
+
+def test_the_language_models_second_stage_has_all_of_them_too(tmp_path: Path) -> None:
+    settings = Run(
+        images="generated:6",
+        toolbox="classical",
+        suite="dark",
+        policy="vlm",
+        algo="grpo",
+        whole=True,
+        vlm=VlmOptions(sft=False),
+    )
+    place = SettingsOnly(settings).world_settings("train")
+    with connect("local") as pool:
+        learner = make_learner(settings, place, "grpo", RunFolder(tmp_path), Team(), pool)
+    assert isinstance(learner, Grpo)
+    assert len(learner.world.images) == 6
 
 
 def test_what_was_trained_on_is_not_tested_on() -> None:

@@ -134,7 +134,6 @@ def test_training_on_a_tree(grown: Path, tmp_path: Path, algo: str, cluster: Non
 def test_the_leaderboard(grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None) -> None:
     monkeypatch.setattr("experiments.bench_tree.METRICS", ("psnr", "ssim"))
     monkeypatch.setattr("experiments.bench_tree.LEARNERS", {"PPO": ("--algo", "ppo")})
-    monkeypatch.setattr("experiments.bench_tree.train_run", trained_here)
     out = tmp_path / "bench"
     options = ("--episodes", "32", "--metrics", "psnr", "ssim")
     bench(Bench(str(grown), seeds=1, iterations=3, options=options, out=out, json=tmp_path / "f.json"))
@@ -145,12 +144,6 @@ def test_the_leaderboard(grown: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert done["no tool"]["test psnr"] == 0
     assert done["steps per second"] > 1000
     assert 0 < done["PPO 0"]["seconds to 95 %"] <= done["PPO 0"]["seconds"]
-
-
-def trained_here(folder: Path, *options: object) -> Path:
-    done = within("run.py", *options, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 def test_the_leaderboards_table() -> None:
