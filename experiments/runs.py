@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -36,6 +37,18 @@ BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 Settings = TypeVar("Settings")
 Row = dict[str, float]
 ROW: TypeAdapter[Any] = TypeAdapter(dict[str, float | None])
+
+
+def commit() -> str:
+    """Of the checkout that this code runs from, with a + where it was changed since; empty for an installed package."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or one that waits for something
+        return ""
 
 
 @dataclass
@@ -140,6 +153,8 @@ class RunFolder:
             "python": f"Python {platform.python_version()}",
         }
         versions = {name: version(name) for name in PACKAGES}
+        if made_of := commit():
+            versions["tir-env"] += f" ({made_of})"
         about = {"begun": begun.isoformat(timespec="seconds"), "seconds": seconds, "resumed": resumed}
         text = json.dumps({**about, "machine": machine, "versions": versions}, indent=1) + "\n"
         write_aside(self.path / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
