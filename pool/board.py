@@ -32,10 +32,10 @@ class Record(NamedTuple):
     limit: float
 
 
-def place(pool: str, slot: int) -> Path:
-    """Where the worker in this slot of this pool keeps its board: one file per slot, however often the worker is replaced."""
+def place(namespace: str, pool: str, slot: int) -> Path:
+    """Where the worker in this slot of this user's pool keeps its board: one file a slot, however often the worker is replaced."""
     room = Path("/dev/shm")
-    return (room if os.access(room, os.W_OK) else Path(tempfile.gettempdir())) / f"pool-{pool}-{slot}.board"
+    return (room if os.access(room, os.W_OK) else Path(tempfile.gettempdir())) / f"pool-{os.getuid()}-{namespace}-{pool}-{slot}.board"
 
 
 class Board:

@@ -47,10 +47,10 @@ class Hand:
 
 
 class _Actor(Worker):
-    def __init__(self, pool: str, slot: int, memory: int, threads: int, nice: int) -> None:
+    def __init__(self, namespace: str, pool: str, slot: int, memory: int, threads: int, nice: int) -> None:
         os.nice(nice)
         context = ray.get_runtime_context()
-        path, gpu = board.place(pool, slot), bool(ray.get_gpu_ids())
+        path, gpu = board.place(namespace, pool, slot), bool(ray.get_gpu_ids())
         super().__init__(str(path), context.get_actor_id() or "", memory, threads, context.get_node_id(), gpu)
         self._arenas: dict[str, Arena] = {}
 
@@ -142,7 +142,7 @@ class Fleet:
                 max_concurrency=1,
                 scheduling_strategy="SPREAD",
             )
-            .remote(self.name, slot, options.memory, options.threads, options.nice)
+            .remote(options.namespace, self.name, slot, options.memory, options.threads, options.nice)
         )
 
     def _hand(self, slot: int, actor: Any, hello: Hello) -> Hand:
@@ -228,7 +228,7 @@ class Fleet:
     def forget_boards(self) -> None:
         """Remove this node's boards; those of other nodes are 224 bytes each and are overwritten by a pool of the same name."""
         for slot in range(self.size):
-            board.place(self.name, slot).unlink(missing_ok=True)
+            board.place(self._options.namespace, self.name, slot).unlink(missing_ok=True)
 
 
 def _is_worker(pid: int) -> bool:
@@ -249,4 +249,4 @@ def dissolve(name: str, namespace: str = "pool") -> None:
         with contextlib.suppress(ValueError, RayError):  # it ended meanwhile
             ray.kill(ray.get_actor(worker, namespace), no_restart=True)
     for slot in range(len(workers)):
-        board.place(name, slot).unlink(missing_ok=True)
+        board.place(namespace, name, slot).unlink(missing_ok=True)

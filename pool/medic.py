@@ -109,8 +109,10 @@ class Medic:
         hand = self._fleet.start(slot, self._closed)
         if not self._closed.is_set():
             self._post(lambda: self._ward.joined(hand))
-        elif self._fleet.private:
-            self._fleet.kill(hand)
+        else:  # nobody else will know of it
+            self._fleet.drop(hand)
+            if self._fleet.private:
+                self._fleet.kill(hand)
 
     def _persist(self, slot: int, problem: Problem) -> None:
         """Say that this slot stays empty, and go on trying."""

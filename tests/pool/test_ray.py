@@ -132,7 +132,7 @@ def test_workers_compute_with_the_threads_they_were_given(workers: Router) -> No
 
 def test_nothing_is_left_in_shared_memory(cluster: None) -> None:
     def ours(name: str) -> list[str]:
-        return [path.name for path in Path("/dev/shm").glob(f"pool-{name}-*")]
+        return [path.name for path in Path("/dev/shm").glob(f"pool-*{name}-*")]
 
     with pool.connect("ray", workers=1) as one:
         assert isinstance(one, Router)
