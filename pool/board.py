@@ -34,8 +34,9 @@ class Record(NamedTuple):
 
 def place(namespace: str, pool: str, slot: int) -> Path:
     """Where the worker in this slot of this user's pool keeps its board: one file a slot, however often the worker is replaced."""
-    room = Path("/dev/shm")
-    return (room if os.access(room, os.W_OK) else Path(tempfile.gettempdir())) / f"pool-{os.getuid()}-{namespace}-{pool}-{slot}.board"
+    shared = Path("/dev/shm")
+    room = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    return room / f"pool-{os.getuid()}-{namespace}-{pool}-{slot}.board"
 
 
 class Board:
