@@ -215,13 +215,9 @@ class LeavesReader:
 
 
 def in_both(first: Images, second: Images) -> list[str]:
-    """Names in `second` of what is in `first`, too: the same pixels, or another picture of the same thing."""
-
-    def keys(photo: Photo) -> set[str]:
-        return {photo.digest, photo.kin or photo.digest}
-
-    known = set[str]().union(*map(keys, first))
-    return [photo.name for photo in second if keys(photo) & known]
+    """Names in `second` of what is in `first`, too: the same picture, or another one of the same thing."""
+    known = {photo.kin or photo.digest for photo in first}
+    return [photo.name for photo in second if (photo.kin or photo.digest) in known]
 
 
 def open_images(spec: str | Path | Images, **options: Any) -> Images:
