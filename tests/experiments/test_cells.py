@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from experiments.cells import train_run
+from experiments.evaluate import seen_before
 from experiments.run import Run, completed
 from experiments.runs import ABOUT, RunFolder
 from pool import Problem
 from tests.experiments.test_scripts import within
+from tir_env.images.sources import skimage_photos
 
 
 def test_a_training_that_has_ended_is_not_taken_for_one_with_other_settings(tmp_path: Path) -> None:
@@ -21,6 +23,15 @@ def test_a_training_that_has_ended_is_not_taken_for_one_with_other_settings(tmp_
     assert train_run(folder, "--suite", "rain", "--seed", 3) == folder
     with pytest.raises(Problem, match="holds a training with other settings: suite rain, not dark, seed 3, not 4"):
         train_run(folder, "--suite", "dark", "--seed", 4)
+
+
+@pytest.mark.parametrize(("whole", "said"), [(True, "was trained on 3 of these 3 photographs, such as coffee"), (False, "")])
+def test_a_test_on_what_was_trained_on_is_not_passed_over(tmp_path: Path, whole: bool, said: str) -> None:
+    RunFolder.create(tmp_path / "run", completed(replace(Run(), images="skimage", whole=whole)))
+    (tmp_path / "run" / "agent").mkdir()
+    (tmp_path / "run" / "agent" / "agent.json").write_text("{}")
+    assert said in seen_before(str(tmp_path / "run"), skimage_photos().part("test"), "test")
+    assert bool(said) == bool(seen_before(str(tmp_path / "run"), skimage_photos().part("test"), "test"))
 
 
 @pytest.mark.parametrize(
