@@ -6,7 +6,10 @@ Grey, 16-bit, float grey, alpha (laid on white), palette, CMYK, and rotated-by-E
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # JPEG includes the MPO that m
 MAX_PIXELS = 64_000_000  # 8,000 x 8,000; 192 MB as uint8, and five times that while an alpha channel is laid on white
 MAX_BYTES = 512 << 20  # of the file
 MIN_SIDE = 8
+PILLOWS = 2 * (Pillow.MAX_IMAGE_PIXELS or 0)  # pixels that it refuses to read more than
+
+_bound = threading.Lock()
 
 
 class ImageError(Problem):
@@ -48,6 +54,25 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, min_side: int 
 
 def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image:
     """`read_image` for bytes that are already in memory."""
+    with _up_to(max_pixels):
+        return _decode(data, name, max_pixels, min_side)
+
+
+@contextmanager
+def _up_to(pixels: int) -> Iterator[None]:
+    """Pillow has a bound of its own, one for all that read: where the caller's is higher, that holds."""
+    if pixels <= PILLOWS:
+        yield
+        return
+    with _bound:
+        own, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Pillow.MAX_IMAGE_PIXELS = own
+
+
+def _decode(data: bytes, name: str, max_pixels: int, min_side: int) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, and odd metadata does not matter

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from tir_env.images import ImageError, decode_image, read_image, write_image
+from tir_env.images import ImageError, decode_image, read_image, reading, write_image
 
 COLOURS = np.zeros((16, 24, 3), np.uint8)
 COLOURS[:8, :12], COLOURS[:8, 12:], COLOURS[8:, :12] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -134,6 +134,17 @@ def test_limits_are_the_callers() -> None:
         decode_image(stream.getvalue(), max_pixels=100)
     with pytest.raises(ImageError, match="shorter side must be at least 32"):
         decode_image(stream.getvalue(), min_side=32)
+
+
+def test_a_limit_over_pillows_own_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 40)  # which refuses more than 80
+    monkeypatch.setattr(reading, "PILLOWS", 80)
+    stream = io.BytesIO()
+    Pillow.fromarray(COLOURS).save(stream, "PNG")
+    with pytest.raises(ImageError, match="Crop or shrink it first"):
+        decode_image(stream.getvalue(), max_pixels=80)
+    assert np.array_equal(decode_image(stream.getvalue()), COLOURS)
+    assert Pillow.MAX_IMAGE_PIXELS == 40
 
 
 def test_a_phones_two_picture_jpeg_gives_the_first() -> None:
