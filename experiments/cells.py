@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -67,7 +68,11 @@ def train_run(folder: Path, *options: object, share: str | None = None) -> Path:
     if (folder / ABOUT).exists():
         return folder
     if share is None:
-        subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *arguments], check=True)
+        done = subprocess.run([sys.executable, str(Path(__file__).with_name("run.py")), *arguments])
+        if done.returncode in (130, -signal.SIGINT):
+            raise KeyboardInterrupt
+        if done.returncode:
+            raise Problem(folder, f"its training ended with {done.returncode}", "What it said stands above; this call goes on.")
     else:
         run(replace(settings_from(arguments), pool="local"), share)
     return folder

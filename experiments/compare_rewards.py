@@ -103,7 +103,7 @@ def trained(design: str, seed: int, settings: CompareRewards, share: str | None)
 
 
 def read(folder: Path, metrics: Sequence[str]) -> Cell:
-    rows = RunFolder.open(folder).rows()
+    rows = [row for row in RunFolder.open(folder).rows() if "reward" in row]  # of stage 1 there are others
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))["rows"]
     agent = next(iter(table.values()))  # the trained one comes first
     return {

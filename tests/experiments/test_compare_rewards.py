@@ -95,7 +95,11 @@ def test_a_design_that_is_not_known_is_refused_before_anything_is_trained(tmp_pa
 
 def test_a_run_is_read(tmp_path: Path) -> None:
     weights = [("reward_design/psnr/weight", 0.4), ("reward_design/psnr/weight", 0.6)]
-    rows = [{"iteration": 1, "gain/psnr": 0.5, **dict(weights[:1])}, {"iteration": 2, "gain/psnr": None, **dict(weights[1:])}]
+    rows = [
+        {"iteration": 1, "sft/loss": 0.2},
+        {"iteration": 2, "reward": 0.0, "gain/psnr": 0.5, **dict(weights[:1])},
+        {"iteration": 3, "reward": 0.0, "gain/psnr": None, **dict(weights[1:])},
+    ]
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "table.json").write_text(json.dumps({"rows": {"ppo clip_mlp": {"psnr gain": 1.5}, "random": {"psnr gain": 0}}}))
