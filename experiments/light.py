@@ -44,7 +44,7 @@ class LightWorkplace(Workplace):
         if settings.algo == "grpo":
             kind = LightGRPO
             design = make_reward(settings.reward)
-            design.every_step = False  # a group is judged by its ends: scoring on the way would be for nothing
+            design.for_groups()
             environment |= {"group": settings.light.group, "reward": design}
         place = Place(settings.env_runners, settings.learners, settings.gpus)
         config = configure(kind, environment, self.shape, settings.light, settings.iterations, settings.seed, place)

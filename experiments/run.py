@@ -4,7 +4,7 @@
     python experiments/run.py --algo grpo                         the vision-language agent: demonstrations, SFT, GRPO
     python experiments/run.py --algo grpo --policy clip_mlp       the light agent by GRPO
     python experiments/run.py --algo ppo --reward mar             against another reward
-    python experiments/run.py --env tree:pocket                   on a tree of all states: no tool runs, a minute (grow_tree.py)
+    python experiments/run.py --env tree:pocket                   on a tree of all states: no tool runs, half a minute (grow_tree.py)
     python experiments/run.py --resume out/run                    go on with a run that was stopped or killed
 
 You see the reward and the gains rise, then a table on held-out images. Everything is in one folder: config, log, TensorBoard

@@ -28,7 +28,7 @@ class RewardDesign(ABC):
 
     `metrics` are names that `rewards.open_metric` knows. With `every_step` the image is scored after each tool call and `step` is
     called with the quality before and after; without, it is scored at the start and the end only, and `step` is called once, with
-    these two. A learner that judges whole episodes may switch it off: gains add up to the same.
+    these two. Where a design is `additive`, so that its steps add up to the same, a learner that judges whole episodes does so.
 
     A learner does at each training step, in this order: `observe` the batch, then ask for `step` rewards or `advantages`. Both are
     pure functions of their arguments and of `state`.
@@ -41,7 +41,12 @@ class RewardDesign(ABC):
     name: str
     metrics: tuple[str, ...]
     every_step: bool = True
+    additive: bool = False
     state: Mapping[str, float] = MappingProxyType({})
+
+    def for_groups(self) -> None:
+        """Score no more than a learner needs that judges whole episodes."""
+        self.every_step = self.every_step and not self.additive
 
     @abstractmethod
     def step(self, before: Quality, after: Quality) -> float:

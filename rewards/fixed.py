@@ -9,6 +9,8 @@ from rewards.quality import Quality
 class Gain(RewardDesign):
     """What one metric gained: R(s_t, a_t) = Q(s_{t+1}) − Q(s_t) (Restore-R1, eq. 9, for any metric)."""
 
+    additive = True
+
     def __init__(self, metric: str) -> None:
         self.name, self.metrics = f"gain:{metric}", (metric,)
 
@@ -32,6 +34,8 @@ class Final(RewardDesign):
 
 class Sum(RewardDesign):
     """Gains of several metrics, added with fixed weights."""
+
+    additive = True
 
     def __init__(self, weights: dict[str, float]) -> None:
         self.weights, self.metrics = weights, tuple(weights)

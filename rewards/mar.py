@@ -57,6 +57,8 @@ class Mar(RewardDesign):
     contributes 0. Until the first `observe` all scales are 1. Without decoupling gains stay raw.
     """
 
+    additive = True
+
     def __init__(
         self,
         metrics: tuple[str, ...] = METRICS,

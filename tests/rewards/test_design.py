@@ -31,12 +31,18 @@ def test_sum_weighs_gains() -> None:
     assert make_reward(reward.name).step(BEFORE, AFTER) == reward.step(BEFORE, AFTER), "its name says all of it"
 
 
-@given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
-def test_gains_of_an_episode_add_up_to_the_whole(values: list[float]) -> None:
-    reward = make_reward("gain:psnr")
+ADDITIVE = ("gain:psnr", "sum:psnr=2", "mar:metrics=psnr", "mar:no-mar,metrics=psnr")
+
+
+@given(st.sampled_from(ADDITIVE), st.lists(st.floats(-100, 100), min_size=2, max_size=8))
+def test_gains_of_an_episode_add_up_to_the_whole(spec: str, values: list[float]) -> None:
+    reward = make_reward(spec)
     qualities = [{"psnr": Score(v, v)} for v in values]
     steps = [reward.step(a, b) for a, b in itertools.pairwise(qualities)]
-    assert sum(steps) == pytest.approx(values[-1] - values[0], abs=1e-9)
+    assert sum(steps) == pytest.approx(reward.step(qualities[0], qualities[-1]), abs=1e-9)
+    assert reward.every_step
+    reward.for_groups()
+    assert not reward.every_step, "so a learner of groups need not have every step scored"
 
 
 def test_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +55,10 @@ def test_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "class Other: pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert make_reward("my_reward:Halved").step(BEFORE, AFTER) == pytest.approx(1.5)
+    halved = make_reward("my_reward:Halved")
+    assert halved.step(BEFORE, AFTER) == pytest.approx(1.5)
+    halved.for_groups()
+    assert halved.every_step, "nobody said that its steps add up to the whole"
     with pytest.raises(RewardError, match=r"Derive your class from rewards\.RewardDesign"):
         make_reward("my_reward:Other")
     with pytest.raises(RewardError, match="cannot be imported"):
