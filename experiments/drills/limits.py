@@ -44,7 +44,7 @@ GIB = 1 << 30
 SEQUENCE = "denoise/drunet+dehaze/nafnet+super_resolve/compact"  # each kind of network
 ONE_TOOL = 'name: one\ntools:\n  - {task: brighten, model: gamma, call: "tir_env.tools.classical.brighten:gamma"}\n'
 FAILING = "name: failing\ntools:\n" + "".join(
-    f'  - {{task: {task}, model: no, call: "experiments.drills.limits:fails"}}\n' for task in ("denoise", "brighten")
+    f'  - {{task: {task}, model: broken, call: "experiments.drills.limits:fails"}}\n' for task in ("denoise", "brighten")
 )
 SHORT = (
     "--episodes", "16", "--minibatch", "24", "--epochs", "2", "--iterations", "2", "--test-episodes", "4", "--pool", "local",
@@ -114,15 +114,25 @@ class Done:
 def script(name: str, *arguments: object) -> Done:
     """One of experiments/, in a process of its own."""
     command = [sys.executable, str(ROOT / "experiments" / name), *map(str, arguments)]
-    began = time.perf_counter()
+    began, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "200"}
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            peak = max(peak, most(process.pid))  # not what wait4 says: that begins with what this process has
+            time.sleep(0.1)
         said.seek(0)
-        return Done(process.returncode, said.read(), usage.ru_maxrss << 10, time.perf_counter() - began)
+        return Done(process.returncode, said.read(), peak, time.perf_counter() - began)
+
+
+def most(number: int) -> int:
+    """Bytes that a process ever had in memory; 0 if it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{number}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 # -- a large photograph --------------------------------------------------------------------------------------------------------
@@ -249,7 +259,7 @@ def edges(settings: Limits, place: Path) -> Iterator[Finding]:
         "vlm in groups of one": ("run.py", *VLM, "--rollouts", 1),
         "vlm, all tools fail": ("run.py", *VLM, "--toolbox", failing),
         "evaluate.py, all tools fail": ("evaluate.py", "--agent", "random", "--toolbox", failing, "--episodes", 4),
-        "restore.py, all tools fail": ("restore.py", place / "one", "--agent", "denoise/no", "--toolbox", failing),
+        "restore.py, all tools fail": ("restore.py", place / "one", "--agent", "denoise/broken", "--toolbox", failing),
         "restore.py, no picture": ("restore.py", place / "none", "--agent", "denoise/drunet"),
     }
     for number, (what, (name, *arguments)) in enumerate(cases.items()):
