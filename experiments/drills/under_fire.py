@@ -41,10 +41,11 @@ from experiments.runs import CONFIG, TABLE, TRAJECTORIES, RunFolder
 from tir_env.trajectory import Trajectory
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOWER = 4.0  # times that a run under fire is guessed to take longer than one left alone
+SLOWER = 2.0  # times that a run under fire is guessed to take longer than one left alone
 TESTS = 4  # trajectories at the end
 STUCK = 6  # ends without one more iteration saved, after which the drill gives up
-GROWTH = 128.0  # megabytes that a process may grow by from its second quarter to its last
+GROWTH = 128.0  # megabytes that a process may grow by, once it has what it needs
+SETTLED = 60.0  # seconds until it has
 CLOCK = ("seconds", "per second", "per_second")  # in the names of figures that no two runs share
 KINDS = ["tool worker", "env runner", "learner", "driver killed", "node", "hang", "slow", "store", "disk full"]
 SMALL = {  # of what is learnt in an iteration, and of what comes before and after
@@ -63,7 +64,7 @@ class Drill:
     """How long the run under fire shall take, about; the iterations that fit in are found by a trial."""
     iterations: int = 0
     """So many in place of that."""
-    pause: float = 40.0
+    pause: float = 20.0
     """Seconds between two things that break, on average."""
     kinds: tuple[str, ...] = tuple(KINDS)
     """What breaks."""
@@ -253,12 +254,15 @@ def without_clock(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def grown(samples: Sequence[Sample], kind: str) -> dict[str, float]:
-    """Of the process of this kind that was seen the longest: megabytes then, and by how much they grew; after its first quarter."""
+    """Of the process of this kind that was seen the longest: megabytes at the end, and by how much they grew after it had settled."""
     number, count = Counter(sample.process for sample in samples if sample.kind == kind).most_common(1)[0]
-    sizes = np.array([sample.megabytes for sample in samples if sample.process == number])
-    second, last = sizes[count // 4 : count // 2 + 1].mean(), sizes[-(count // 4) - 1 :].mean()
+    its = [sample for sample in samples if sample.process == number]
+    sizes = np.array([sample.megabytes for sample in its if sample.seconds >= its[0].seconds + SETTLED])
+    first, last = (
+        part.mean() if len(part) else np.nan for part in (sizes[: len(sizes) // 3], sizes[-(len(sizes) // 3) or None :])
+    )
     most = max(sample.megabytes for sample in samples if sample.kind == kind)
-    return {"samples": count, "megabytes": float(last), "grown": float(last - second), "most": most}
+    return {"samples": count, "megabytes": its[-1].megabytes, "grown": float(last - first), "most": most}
 
 
 def show(found: dict[str, Any]) -> Table:
