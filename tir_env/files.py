@@ -7,6 +7,7 @@ it leaves the old one aside, from where `sweep` puts it back.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        write(aside / "new")
+        _write(path, aside / "new", write)
         old = path.is_dir()  # a folder cannot be replaced by rename while it holds something
         if old:
             os.replace(path, aside / "old")
@@ -32,6 +33,17 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return path
+
+
+def _write(path: Path, aside: Path, write: Callable[[Path], Any]) -> None:
+    try:
+        write(aside)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors has its own for a full disk, with the system's number in its words
+        if told := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
+        raise
 
 
 def sweep(folder: Path) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,9 @@ def burn(settings: Drill, nodes: Nodes, place: Path, mounted: bool) -> dict[str,
             run.stop()
     seconds = time.perf_counter() - began
     wrong = compared(disk, iterations, settings)
+    wrong += [
+        f"it ended with {end['code']}: {end['said'][-300:]}" for end in run.ends if end["code"] not in (0, 2, -signal.SIGKILL)
+    ]
     if run.ends[-1]["code"]:
         wrong.append(f"the run under fire did not come to its end: {run.ends[-1]['said']}")
     memory = {kind: grown(watch.samples, kind) for kind in sorted({sample.kind for sample in watch.samples})}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from experiments.checkpoints import MANIFEST, VERSION, CheckpointError
 from experiments.run import Run
@@ -185,6 +186,15 @@ def test_a_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (folder.path / LOG).symlink_to("/dev/full")
     with pytest.raises(Problem, match=r"log\.jsonl: cannot be written: No space left on device\. Iteration 2 is saved\."):
         folder.append({"iteration": 3})
+
+
+def test_a_disk_that_is_full_of_weights_is_the_systems_error(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*weights\.safetensors"):
+        write_aside(tmp_path / "weights.safetensors", write)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
