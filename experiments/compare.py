@@ -25,12 +25,13 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from agents.agent import Agent, finish, observer_for
 from agents.opening import agent_folder, open_agent
 from experiments.cells import Cells
-from experiments.console import at_least, main
+from experiments.console import at_least, main, plain_console
 from experiments.evaluate import seen_before, trained_with
 from experiments.grids import Grid, write_grids
 from experiments.tool_pool import ToolPool
@@ -85,7 +86,7 @@ def compare(settings: Compare) -> None:
     told = asdict(settings) | {"json": "", "suites": ""}
     told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
     cells = Cells(settings.json, told)
-    console = Console()
+    console = plain_console()
     for agent in settings.agents:
         if warning := seen_before(agent, open_images(settings.images).part(settings.part), settings.part):
             console.print(f"Mind that {warning}", soft_wrap=True)
@@ -163,7 +164,7 @@ def contest(suite: str, names: dict[str, str], settings: Compare, console: Conso
         for contestant in track(contestants.values(), "warming up", console=console, transient=True):
             contestant.restore(settings.episodes, settings)
         order = list(contestants)
-        for number in track(range(settings.episodes), suite, console=console, transient=True):
+        for number in track(range(settings.episodes), escape(suite), console=console, transient=True):
             for name in [*order[number % len(order) :], *order[: number % len(order)]]:
                 done[name].append(episode_of(*contestants[name].restore(number, settings), judge))
     return done

@@ -22,11 +22,10 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from scipy.stats import bootstrap, trim_mean
 
 from experiments.cells import Cells, train_run, workers_for
-from experiments.console import at_least, main
+from experiments.console import at_least, main, plain_console
 from experiments.grids import Grid, write_grids
 from experiments.reporting import smooth
 from experiments.runs import RunFolder
@@ -82,7 +81,7 @@ def compare(settings: CompareRewards) -> None:
                 cells.fill(f"{design} {seed}", trained, design, seed, settings, None if settings.agent == "vlm" else share)
     found = {design: [cells.done[f"{design} {seed}"] for seed in range(settings.seeds)] for design in settings.designs}
     grids = [gains(found, settings), dynamics(found, settings), improvement(found, settings)]
-    console = Console()
+    console = plain_console()
     for grid in grids:
         console.print(grid.terminal())
     written = [*write_grids(grids, settings.json), draw(found, settings)]

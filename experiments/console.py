@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from rich.console import Console
 
 from pool import Problem
 from pool.console import ABOUT_DEBUG, start
@@ -41,6 +42,11 @@ def parse(kind: type[Settings], arguments: list[str], about: str | None = None, 
     description = f"{about or ''}\n\n{ABOUT_DEBUG}"
     given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(kind, description=description, args=arguments, **given)
+
+
+def plain_console() -> Console:
+    """Prints text as it is: a folder may be called [old], a case [/b] and an agent :cat:."""
+    return Console(markup=False, emoji=False)
 
 
 def at_least(low: int, **values: float) -> None:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import track
 
 from agents.agent import finish, observer_for
 from agents.opening import open_agent
-from experiments.console import at_least, main
+from experiments.console import at_least, main, plain_console
 from experiments.evaluate import trained_with
 from experiments.run import Run
 from experiments.tool_pool import ToolPool
@@ -75,7 +74,7 @@ def restore(settings: Restore) -> None:
     at_least(1, metrics=len(settings.metrics))
     photos = pictures_in(settings.photo)
     settings.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = plain_console()
     for problem in photos.problems:
         console.print(f"left out {problem}", soft_wrap=True)
     with settings.tool_pool.open() as pool:

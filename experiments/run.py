@@ -32,7 +32,7 @@ from agents.agent import Agent, observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
-from experiments.console import at_least, main, parse, write_json
+from experiments.console import at_least, main, parse, plain_console, write_json
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
@@ -190,7 +190,7 @@ def check_read(unread: Literal["light", "vlm"], settings: Run, usual: Run) -> No
 def run(settings: Run, share: str | None = None) -> None:
     """`share`: with a local pool, the name of the one to use; others in this process may have it open."""
     settings = checked(settings)
-    console = Console()
+    console = plain_console()
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings, console)

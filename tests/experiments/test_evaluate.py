@@ -125,6 +125,16 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     assert files == again, "in another process it is the same, figures included"
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(agent: Path, tmp_path: Path, photo: Image) -> None:
+    (tmp_path / "[old]").mkdir()
+    (tmp_path / "[old]" / "case.yaml").write_text('{name: "[/b]", cases: [{name: "[/i]", steps: [noise]}]}')
+    given = ("--agent", "none", "--toolbox", agent / "small.yaml", "--suite", tmp_path / "[old]" / "case.yaml", "--episodes", 1)
+    done = within("evaluate.py", *given, "--json", tmp_path / "[old]" / "e.json")
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {tmp_path}/[old]/e.json" in done.stdout.replace("\n", "")
+    assert "[/i]" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
