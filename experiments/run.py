@@ -123,11 +123,14 @@ class Run:
 
 def settings_from(arguments: list[str]) -> Run:
     """The command line over the preset that it names, or over the settings of the run that it resumes."""
-    if (resumed := value_of(arguments, "--resume")) is not None:
-        default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
-    else:
-        default = preset_of(arguments)
-    return parse(Run, arguments, __doc__, default)
+    if (resumed := value_of(arguments, "--resume")) is None:
+        return parse(Run, arguments, __doc__, preset_of(arguments))
+    default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
+    settings = parse(Run, arguments, __doc__, default)
+    for name, stays in (("out", "a run stays in its folder"), ("preset", "its settings hold")):
+        if getattr(settings, name) != getattr(default, name):
+            raise Problem(f"--{name} {getattr(settings, name)}", f"would do nothing beside --resume: {stays}", "Leave it out.")
+    return settings
 
 
 def preset_of(arguments: list[str]) -> Run:
