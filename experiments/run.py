@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("out/run")
 LIGHT = preset("pocket", "clip_mlp")
+# Options that not everybody reads.
+LIGHT_ALONE = (*(f"light.{field.name}" for field in fields(Hyperparameters)), "encoder", "pretrained", "env_runners")
+VLM_ALONE = tuple(f"vlm.{field.name}" for field in fields(VlmOptions))
+OF_A_CRITIC = ("light.gamma", "light.lam", "light.value_coefficient")
+OF_A_POOL = ("workers", "worker_memory")
 
 
 @dataclass
@@ -171,7 +177,9 @@ def completed(settings: Run) -> Run:
     """With what follows from the settings given; those that nothing would follow from are refused."""
     settings = replace(settings, policy=settings.policy or policy_for(settings.algo))
     usual = replace(Run(), **preset(settings.preset, settings.policy or ""))
-    check_read("light" if settings.policy == "vlm" else "vlm", settings, usual)
+    if settings.resume is not None:  # an older version may have begun it with more
+        usual = RunFolder.open(settings.resume).settings(Run)
+    check_read(settings, usual)
     if settings.env:
         from experiments.on_tree import with_tree
 
@@ -179,15 +187,20 @@ def completed(settings: Run) -> Run:
     return settings
 
 
-def check_read(unread: Literal["light", "vlm"], settings: Run, usual: Run) -> None:
-    """Nobody may give options of the other policy's and believe that they were heard."""
-    pairs = [(getattr(settings, unread), getattr(usual, unread), field.name) for field in fields(getattr(usual, unread))]
-    if unread == "light":
-        pairs += [(settings, usual, name) for name in ("encoder", "pretrained", "env_runners")]
-    if strange := [name for given, default, name in pairs if getattr(given, name) != getattr(default, name)]:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
-        other = "clip_mlp" if unread == "light" else "vlm"
-        raise Problem(flags, f"would do nothing: --policy is {settings.policy}", f"Leave it out, or give --policy {other}.")
+def check_read(settings: Run, usual: Run) -> None:
+    """Nobody may give options that nothing reads and believe that they were heard."""
+    grpo, light = settings.algo == "grpo", settings.policy == "clip_mlp"
+    for unread, names, why, remedy in (
+        (not light, LIGHT_ALONE, f"--policy is {settings.policy}", "give --policy clip_mlp"),
+        (light, VLM_ALONE, f"--policy is {settings.policy}", "give --policy vlm"),
+        (light and grpo, OF_A_CRITIC, "--algo is grpo, which has no critic", "give --algo ppo"),
+        (light and not grpo, ("light.group",), "--algo is ppo", "give --algo grpo"),
+        (bool(settings.env), OF_A_POOL, "on a tree no tool runs", "leave out --env"),
+        (settings.pool == "local", OF_A_POOL, "--pool is local", "give --pool ray"),
+    ):
+        if unread and (strange := [name for name in names if attrgetter(name)(settings) != attrgetter(name)(usual)]):
+            flags = ", ".join(f"--{name.rpartition('.')[2].replace('_', '-')}" for name in strange)
+            raise Problem(flags, f"would do nothing: {why}", f"Leave it out, or {remedy}.")
 
 
 def run(settings: Run, share: str | None = None) -> None:
