@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from experiments.cli import COMMANDS
 from pool import Problem
 from pool.console import ABOUT_DEBUG, start
 from tir_env.files import write_aside
@@ -47,6 +49,14 @@ def parse(kind: type[Settings], arguments: list[str], about: str | None = None, 
 def plain_console() -> Console:
     """Prints text as it is: a folder may be called [old], a case [/b] and an agent :cat:."""
     return Console(markup=False, emoji=False)
+
+
+def command_for(script: str) -> str:
+    """How its user starts a script such as run.py: from the checkout, or as a command of `tir` where that is what they have."""
+    if not sys.argv[0].startswith("tir ") and Path("experiments", script).is_file():
+        return f"python experiments/{script}"
+    module = f"experiments.{script.removesuffix('.py')}"
+    return "tir " + next(name for name, known in COMMANDS.items() if known.module == module)
 
 
 def at_least(low: int, **values: float) -> None:

@@ -33,7 +33,7 @@ from agents.agent import Agent, observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
-from experiments.console import at_least, main, parse, plain_console, write_json
+from experiments.console import at_least, command_for, main, parse, plain_console, write_json
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
@@ -220,14 +220,14 @@ def run(settings: Run, share: str | None = None) -> None:
             compare(settings, place.world("test"), agents, folder, console)
     except KeyboardInterrupt:
         done = folder.last_checkpoint()[0]
-        again = f"python experiments/run.py --resume {folder.path}"
+        again = f"{command_for('run.py')} --resume {folder.path}"
         print(f"\nstopped; iteration {done} is saved. Go on: {again}", file=sys.stderr)
         sys.exit(130)
     seconds = time.perf_counter() - began
     folder.write_about(begun, seconds, resumed=settings.resume is not None)
     console.print(f"{seconds:.0f} s in all. Look at {write_report((folder.path,))} in a browser; then try:", soft_wrap=True)
-    console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
-    console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
+    console.print(f"  {command_for('evaluate.py')} --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
+    console.print(f"  {command_for('restore.py')} PHOTO --agent {folder.path}", soft_wrap=True)
 
 
 def workplace_for(settings: Run) -> Workplace:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.checkpoints import CheckpointError, fault, seal, to_disk
+from experiments.console import command_for
 from pool import Problem
 from pool.errors import describe, readable, without_login
 from tir_env.files import sweep, write_aside
@@ -288,7 +289,7 @@ class RunFolder:
 
     def _how_to_go_on(self) -> str:
         saved = self.last_checkpoint()[0]
-        return f"Iteration {saved} is saved. Put that right, then: python experiments/run.py --resume {self.path}"
+        return f"Iteration {saved} is saved. Put that right, then: {command_for('run.py')} --resume {self.path}"
 
     def _checkpoints(self) -> list[Path]:
         folder = self.path / CHECKPOINTS
