@@ -26,8 +26,8 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("core.js", "charts.js", "tables.js", "list.js", "viewer.js", "explorer.js")
 
 
-def page(runs: Sequence[Run], megabytes: float) -> str:
-    albums = [gather(run, megabytes * 1e6 / len(runs)) for run in runs]
+def page(runs: Sequence[Run], megabytes: float, remake: bool = False) -> str:
+    albums = [gather(run, megabytes * 1e6 / len(runs), remake) for run in runs]
     data = explorer(runs, albums)
     data |= {"digits": digits_of(runs, data["metrics"]), "side": SIDE}
     pictures = data.pop("pictures")
