@@ -31,6 +31,7 @@ from rich.progress import track
 from agents.agent import Agent, finish, observer_for
 from agents.opening import agent_folder, open_agent
 from experiments.cells import Cells
+from experiments.checkpoints import digest_of
 from experiments.console import at_least, main, plain_console
 from experiments.evaluate import seen_before, trained_with
 from experiments.grids import Grid, write_grids
@@ -85,15 +86,18 @@ def compare(settings: Compare) -> None:
     names = named(specs)
     told = asdict(settings) | {"json": "", "suites": ""}
     told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
+    if contents := contents_of(agents=specs, files=[settings.toolbox]):
+        told["contents"] = contents
     cells = Cells(settings.json, told)
     console = plain_console()
     for agent in settings.agents:
         if warning := seen_before(agent, open_images(settings.images).part(settings.part), settings.part):
             console.print(f"Mind that {warning}", soft_wrap=True)
+    cell_of = {suite: " ".join([suite, *contents_of(files=[suite]).values()]) for suite in settings.suites}
     for suite in settings.suites:
-        cells.fill(suite, contest, suite, names, settings, console)
+        cells.fill(cell_of[suite], contest, suite, names, settings, console)
     episodes: dict[str, list[Episode]] = {
-        name: [each for suite in settings.suites for each in cells.done[suite][name]] for name in names.values()
+        name: [each for suite in settings.suites for each in cells.done[cell_of[suite]][name]] for name in names.values()
     }
     bound = names[settings.bound] if settings.bound else ""
     grids = [qualities(episodes, settings, bound), costs(episodes, settings, bound)]
@@ -111,6 +115,13 @@ def named(specs: Sequence[str]) -> dict[str, str]:
     if len(set(names.values())) < len(names):
         raise Problem("--agents", f"have the same name twice: {', '.join(names.values())}", "Rename a folder.")
     return names
+
+
+def contents_of(agents: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, str]:
+    """Digests of trained agents and of the YAML files among `files`: what lies there may be another thing the next time."""
+    places = {name: folder for name in agents if (folder := agent_folder(name)) is not None}
+    places |= {name: Path(name) for name in files if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()}
+    return {name: digest_of(place)[:16] for name, place in places.items()}
 
 
 @dataclass

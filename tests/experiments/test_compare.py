@@ -48,6 +48,50 @@ def test_a_comparison_is_kept_and_gone_on_with(tmp_path: Path, capsys: pytest.Ca
         compare(replace(settings, crop=48))
 
 
+def test_what_names_stand_for_may_not_change_between_the_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained anew, or with other tools, an agent is another one; a suite that was edited is played again."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("tools.yaml", "name: x\n"),
+        ("case.yaml", "name: y\n"),
+        ("run/agent/agent.json", "{}"),
+        ("run/agent/w", "1"),
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    played: list[str] = []
+
+    def contest(suite: str, names: dict[str, str], *_: object) -> dict[str, list[dict[str, object]]]:
+        played.append(suite)
+        episode = {
+            "image": "a",
+            "degradations": 1,
+            "gain": {"psnr": 1.0, "piqe": 1.0},
+            "calls": 1,
+            "policy calls": 1,
+            "seconds": 1.0,
+        }
+        return {name: [episode] for name in names.values()}
+
+    monkeypatch.setattr("experiments.compare.contest", contest)
+    monkeypatch.setattr("experiments.compare.seen_before", lambda *_: "")
+    settings = replace(SMALL, agents=("run",), suites=("case.yaml",), toolbox="tools.yaml", json=Path("compare.json"))
+    compare(settings)
+    compare(settings)
+    assert len(played) == 1
+    Path("case.yaml").write_text("name: z\n")
+    compare(settings)
+    assert len(played) == 2
+    for name in ("run/agent/w", "tools.yaml"):
+        before = Path(name).read_text()
+        Path(name).write_text("2")
+        with pytest.raises(Problem, match="other settings"):
+            compare(settings)
+        Path(name).write_text(before)
+    compare(settings)
+    assert len(played) == 2
+
+
 def test_names_are_short_and_differ(tmp_path: Path) -> None:
     for parent in ("a", "b"):
         (tmp_path / parent / "run" / "agent").mkdir(parents=True)

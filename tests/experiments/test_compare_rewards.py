@@ -19,6 +19,7 @@ from experiments.compare_rewards import (
     hacked,
     interquartile,
     interval,
+    known_as,
     read,
     told,
     worst_drop,
@@ -91,6 +92,17 @@ def test_a_design_that_is_not_known_is_refused_before_anything_is_trained(tmp_pa
     with pytest.raises(Problem, match="says too little"):
         compare(CompareRewards(("mar", "gain"), json=tmp_path / "rewards.json"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_design_of_ones_own_is_another_one_when_its_text_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from rewards import Gain\n\nclass Mine(Gain):\n    def __init__(self):\n        super().__init__('psnr')\n"
+    (tmp_path / "designs_of_mine.py").write_text(text)
+    first = known_as("designs_of_mine:Mine")
+    assert first == known_as("designs_of_mine:Mine") != "designs_of_mine:Mine"
+    (tmp_path / "designs_of_mine.py").write_text(text + "\n")
+    assert known_as("designs_of_mine:Mine") != first
+    assert [known_as(design) for design in ("mar:no-mar", "gain:psnr", "sum")] == ["mar:no-mar", "gain:psnr", "sum"]
 
 
 def test_a_run_is_read(tmp_path: Path) -> None:
