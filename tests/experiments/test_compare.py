@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.compare import Compare, compare, named, ranks
+from experiments.compare import Compare, compare, named, ranks, trainings_of
 from pool import Problem
 
 SMALL = Compare(
@@ -99,8 +99,39 @@ def test_names_are_short_and_differ(tmp_path: Path) -> None:
     assert named(["none", str(tmp_path / "a" / "run"), "agenticir:no-rollback"]) == {
         "none": "no tool", str(tmp_path / "a" / "run"): "run", "agenticir:no-rollback": "agenticir:no-rollback",
     }  # fmt: skip
+    runs = [str(tmp_path / parent / "run") for parent in ("a", "b")]
+    assert named(runs) == dict(zip(runs, ("a/run", "b/run"), strict=True))
     with pytest.raises(Problem, match="same name twice"):
-        named([str(tmp_path / parent / "run") for parent in ("a", "b")])
+        named([runs[0], f"{runs[0]}/../run"])
+    assert trainings_of("agenticir:experience=mine.json") == ("", ["agenticir:experience=mine.json"])
+    for wrong in ("light=", "=out/a", "light=out/a,", "light=out/a,out/a"):
+        with pytest.raises(Problem, match="Write NAME=FOLDER,FOLDER"):
+            trainings_of(wrong)
+
+
+def test_trainings_with_several_seeds_stand_as_one_agent(tmp_path: Path) -> None:
+    gains = {"x": 1.0, "y": 2.0, "z": 4.0}
+
+    def contest(suite: str, names: dict[str, str], *_: object) -> dict[str, list[dict[str, object]]]:
+        base = {"degradations": 1, "calls": 2, "policy calls": 1, "seconds": 1.0}
+        return {
+            name: [
+                base | {"image": image, "gain": {"psnr": gains.get(spec, 0.0) + shift}} for image, shift in (("a", 0), ("b", 2))
+            ]
+            for spec, name in names.items()
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.compare.contest", contest)
+        settings = Compare(("light=x,y,z", "x"), bound="", metrics=("psnr",), json=tmp_path / "compare.json")
+        compare(settings)
+        with pytest.raises(Problem, match="same name twice: no tool, x, x"):
+            compare(replace(settings, agents=("x=y,z", "x")))
+    rows = settings.json.with_suffix(".md").read_text().splitlines()
+    assert "of several trainings between them" in rows[0]
+    assert "| light | **+3.33 ±1.53** | 1.0 |" in rows  # the means are 2, 3 and 5
+    assert "| x | +2.00 ±1.00 | 2.0 |" in rows  # of the photographs 1 and 3
+    assert "| light | 2.0 | 1.0 | 1.000 |  |" in rows
 
 
 def test_ranks_are_means_over_metrics() -> None:
