@@ -32,7 +32,7 @@ from agents.agent import Agent, finish, observer_for
 from agents.opening import agent_folder, open_agent
 from experiments.cells import Cells
 from experiments.checkpoints import digest_of
-from experiments.console import at_least, main, plain_console
+from experiments.console import at_least, figures, main, plain_console
 from experiments.evaluate import seen_before, trained_with
 from experiments.grids import Grid, spread, write_grids
 from experiments.report_page.reading import names_of
@@ -102,7 +102,8 @@ def compare(settings: Compare) -> None:
     for suite in settings.suites:
         cells.fill(cell_of[suite], contest, suite, names, settings, console)
     of: dict[str, list[Episode]] = {
-        spec: [each for suite in settings.suites for each in cells.done[cell_of[suite]][name]] for spec, name in names.items()
+        spec: [figures(each) for suite in settings.suites for each in cells.done[cell_of[suite]][name]]
+        for spec, name in names.items()
     }
     played = {called[spec]: [of[each] for each in some] for spec, (_, some) in trainings.items()}
     episodes = pooled(played)

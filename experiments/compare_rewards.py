@@ -27,7 +27,7 @@ from scipy.stats import bootstrap, trim_mean
 
 from experiments.cells import Cells, train_run, workers_for
 from experiments.checkpoints import digest_of
-from experiments.console import at_least, main, plain_console
+from experiments.console import at_least, figures, main, plain_console
 from experiments.grids import Grid, write_grids
 from experiments.reporting import smooth
 from experiments.runs import RunFolder
@@ -84,7 +84,8 @@ def compare(settings: CompareRewards) -> None:
                     f"{known_as(design)} {seed}", trained, design, seed, settings, None if settings.agent == "vlm" else share
                 )
     found = {
-        design: [cells.done[f"{known_as(design)} {seed}"] for seed in range(settings.seeds)] for design in settings.designs
+        design: [figures(cells.done[f"{known_as(design)} {seed}"]) for seed in range(settings.seeds)]
+        for design in settings.designs
     }
     grids = [gains(found, settings), dynamics(found, settings), improvement(found, settings)]
     console = plain_console()
@@ -147,7 +148,7 @@ def trim_mean_axis(values: np.ndarray, axis: int = -1) -> Any:
 
 
 def curve_of(cell: Cell, metric: str) -> np.ndarray:
-    return smooth(np.array([np.nan if value is None else value for value in cell["curve"][metric]], float), span=5)
+    return smooth(np.array(cell["curve"][metric], float), span=5)
 
 
 def area(curve: np.ndarray) -> float:

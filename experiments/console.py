@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -67,7 +68,23 @@ def at_least(low: int, **values: float) -> None:
 
 
 def write_json(path: Path | None, data: Any) -> None:
-    """Whole or not at all, so that what a killed script leaves can be read."""
+    """Whole or not at all, so that what a killed script leaves can be read. JSON has no word for NaN: null stands for it."""
     if path is not None:
-        text = json.dumps(data, indent=1, default=str) + "\n"
+        text = json.dumps(_each(data, _finite), indent=1, default=str, allow_nan=False) + "\n"
         write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def figures(data: Any) -> Any:
+    """Results as `write_json` got them: a null among them is a NaN again."""
+    return _each(data, lambda value: math.nan if value is None else value)
+
+
+def _each(data: Any, change: Callable[[Any], Any]) -> Any:
+    """`data` with every value in its mappings and lists changed."""
+    if isinstance(data, dict):
+        return {key: _each(value, change) for key, value in data.items()}
+    return [_each(value, change) for value in data] if isinstance(data, list | tuple) else change(data)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from experiments.console import figures
 from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder, flat
 from pool import Problem
 from tir_env.trajectory import Trajectory
@@ -96,7 +97,7 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
     if table and not trajectories:
         notes.append("No trajectories were saved.")
     notes += broken
-    tables = table.get("rows", {}), table.get("by case", {})
+    tables = figures(table.get("rows", {})), figures(table.get("by case", {}))
     return Run(name, path, settings, about, folder.rows(), *tables, trajectories, numbers, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,23 @@ def test_trainings_with_several_seeds_stand_as_one_agent(tmp_path: Path) -> None
     assert "| light | **+3.33 ±1.53** | 1.0 |" in rows  # the means are 2, 3 and 5
     assert "| x | +2.00 ±1.00 | 2.0 |" in rows  # of the photographs 1 and 3
     assert "| light | 2.0 | 1.0 | 1.000 |  |" in rows
+
+
+def test_what_could_not_be_scored_is_read_again_as_it_was(tmp_path: Path) -> None:
+    def contest(suite: str, names: dict[str, str], *_: object) -> dict[str, list[dict[str, object]]]:
+        base = {"image": "a", "degradations": 1, "calls": 1, "policy calls": 1, "seconds": 1.0}
+        return {name: [base | {"gain": {"psnr": gain}} for gain in (math.nan, 2.0)] for name in names.values()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.compare.contest", contest)
+        settings = Compare(("x",), bound="", metrics=("psnr",), json=tmp_path / "compare.json")
+        texts = []
+        for _ in range(2):
+            compare(settings)
+            texts.append(settings.json.with_suffix(".md").read_text())
+    assert "NaN" not in settings.json.read_text()
+    assert "| x | **+2.00 ±nan** |" in texts[0]
+    assert texts[0] == texts[1]
 
 
 def test_ranks_are_means_over_metrics() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def test_the_tables_of_trainings_whose_outcome_is_known(
     assert settings.json.with_suffix(".png").stat().st_size > 5000
     compare(replace(settings, seeds=3))
     assert len(calls) == 6, "what was done is not done again"
+    outcomes["sum"] = (math.nan, 0.1)
+    for _ in range(2):
+        compare(replace(settings, designs=("sum",)))
+    assert "NaN" not in settings.json.read_text()
+    assert "| sum | +nan [+nan, +nan] |" in settings.json.with_suffix(".md").read_text()
     assert "mar" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from agents.agent import observer_for, play
 from agents.training_free.bounds import FixedAgent
+from experiments.console import write_json
 from experiments.report import write_report
 from experiments.report_page import pictures
 from experiments.report_page.charts import charts
@@ -170,6 +171,16 @@ def test_a_table_that_lacks_figures_is_named(run: Path) -> None:
     (run / "table.json").write_text(json.dumps(table))
     with pytest.raises(Problem, match="lacks a figure"):
         write_report((run,))
+
+
+def test_a_figure_that_nobody_knows_is_null_in_the_table_and_a_dash_on_the_page(run: Path) -> None:
+    table = json.loads((run / "table.json").read_text())
+    table["rows"]["random"] |= {"psnr": float("nan"), "psnr gain": float("inf")}
+    write_json(run / "table.json", table)
+    assert json.loads((run / "table.json").read_text(), parse_constant=pytest.fail)["rows"]["random"]["psnr"] is None
+    read = read_run(run, "run")
+    assert np.isnan(read.table["random"]["psnr gain"])
+    assert "–" in page([read], 24)
 
 
 def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
