@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
-from experiments.cli import COMMANDS
 from pool import Problem
 from pool.console import ABOUT_DEBUG, start
 from tir_env.files import write_aside
@@ -56,6 +55,8 @@ def command_for(script: str) -> str:
     """How its user starts a script such as run.py: from the checkout, or as a command of `tir` where that is what they have."""
     if not sys.argv[0].startswith("tir ") and Path("experiments", script).is_file():
         return f"python experiments/{script}"
+    from experiments.cli import COMMANDS  # not above: who is run by `-m experiments.cli` would have it twice
+
     module = f"experiments.{script.removesuffix('.py')}"
     return "tir " + next(name for name, known in COMMANDS.items() if known.module == module)
 
