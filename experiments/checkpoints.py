@@ -114,6 +114,13 @@ def digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def digest_of(place: Path) -> str:
+    """Of a file, or of all that lies in a folder."""
+    if place.is_file():
+        return digest(place)
+    return hashlib.sha256("".join(f"{digest(place / name)} {name}\n" for name in files_in(place)).encode()).hexdigest()
+
+
 def to_disk(path: Path) -> None:
     """A file or a folder: not only written, but there after a power cut."""
     number = os.open(path, os.O_RDONLY)

@@ -3,18 +3,18 @@
     python experiments/compare.py --agents out/run agenticir 4kagent --images FOLDER --part all
     python experiments/compare.py --suites restore-r1-i restore-r1-iv --agents none random agenticir oracle:psnr --json compare.json
 
-Agents are those of evaluate.py. Each has a pool of its own, so that nobody profits from what another one has computed. You see for
-each agent the gain of every metric, its mean rank over them, what it spent (tool calls, looks of its policy or language model, seconds
-for one image) and the share of the way from no tool to `--bound`; then gains and seconds by how many degradations an image has. The
-tables are also written as Markdown and LaTeX beside the JSON file, with a figure of quality against cost. What is done is kept: run it
-again to go on.
+Agents are those of evaluate.py; NAME=RUN,RUN,RUN is one whose training was done with several seeds. Each has a pool of its own, so
+that nobody profits from what another one has computed. You see for each agent the gain of every metric, its mean rank over them,
+what it spent (tool calls, looks of its policy or language model, seconds for one image) and the share of the way from no tool to
+`--bound`; then gains and seconds by how many degradations an image has. The tables are also written as Markdown and LaTeX beside
+the JSON file, with a figure of quality against cost. What is done is kept: run it again to go on.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,14 +25,17 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from agents.agent import Agent, finish, observer_for
 from agents.opening import agent_folder, open_agent
 from experiments.cells import Cells
-from experiments.console import at_least, main
+from experiments.checkpoints import digest_of
+from experiments.console import at_least, figures, main, plain_console
 from experiments.evaluate import seen_before, trained_with
-from experiments.grids import Grid, write_grids
+from experiments.grids import Grid, spread, write_grids
+from experiments.report_page.reading import names_of
 from experiments.tool_pool import ToolPool
 from pool import Problem
 from tir_env.drawing import save_figure
@@ -51,7 +54,7 @@ BY = {"calls": "Tool calls for one image", "seconds": "Seconds for one image"}
 @dataclass
 class Compare:
     agents: tuple[str, ...] = ("random", "agenticir", "4kagent", "mair", "q-agent", "hybrid")
-    """Who takes part, by name or folder; no tool always does."""
+    """Who takes part, by name or folder; no tool always does. Trainings with several seeds as NAME=FOLDER,FOLDER."""
     bound: str = "oracle:psnr"
     """The agent that is the end of the way on which shares are measured; empty: none."""
     suites: tuple[str, ...] = ("mio100-a",)
@@ -81,21 +84,31 @@ class Compare:
 def compare(settings: Compare) -> None:
     at_least(1, episodes=settings.episodes, agents=len(settings.agents), metrics=len(settings.metrics))
     specs = list(dict.fromkeys((NONE, *settings.agents, *filter(None, [settings.bound]))))
-    names = named(specs)
+    trainings = {spec: trainings_of(spec) for spec in specs}
+    alone = list(dict.fromkeys(each for _, some in trainings.values() for each in some))
+    names = named(alone)
+    called = {spec: name or names[spec] for spec, (name, _) in trainings.items()}
+    refuse_doubles(called.values())
     told = asdict(settings) | {"json": "", "suites": ""}
     told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
+    if contents := contents_of(agents=alone, files=[settings.toolbox]):
+        told["contents"] = contents
     cells = Cells(settings.json, told)
-    console = Console()
-    for agent in settings.agents:
+    console = plain_console()
+    for agent in alone:
         if warning := seen_before(agent, open_images(settings.images).part(settings.part), settings.part):
             console.print(f"Mind that {warning}", soft_wrap=True)
+    cell_of = {suite: " ".join([suite, *contents_of(files=[suite]).values()]) for suite in settings.suites}
     for suite in settings.suites:
-        cells.fill(suite, contest, suite, names, settings, console)
-    episodes: dict[str, list[Episode]] = {
-        name: [each for suite in settings.suites for each in cells.done[suite][name]] for name in names.values()
+        cells.fill(cell_of[suite], contest, suite, names, settings, console)
+    of: dict[str, list[Episode]] = {
+        spec: [figures(each) for suite in settings.suites for each in cells.done[cell_of[suite]][name]]
+        for spec, name in names.items()
     }
-    bound = names[settings.bound] if settings.bound else ""
-    grids = [qualities(episodes, settings, bound), costs(episodes, settings, bound)]
+    played = {called[spec]: [of[each] for each in some] for spec, (_, some) in trainings.items()}
+    episodes = pooled(played)
+    bound = called[settings.bound] if settings.bound else ""
+    grids = [qualities(played, settings, bound), costs(episodes, settings, bound)]
     grids += [by_count(episodes, what) for what in (settings.metrics[0], *BY)]
     for grid in grids:
         console.print(grid.terminal())
@@ -104,12 +117,36 @@ def compare(settings: Compare) -> None:
     console.print(f"wrote {settings.json}, {', '.join(path.name for path in written)}", soft_wrap=True)
 
 
+def trainings_of(spec: str) -> tuple[str, list[str]]:
+    """Of NAME=RUN,RUN the name and the runs; whatever else there is has no name of its own, and stands for itself."""
+    name, equals, told = spec.partition("=")
+    if not equals or {"/", ":"} & set(name) or Path(spec).exists():
+        return "", [spec]
+    runs = told.split(",")
+    if not name or not all(runs) or len(set(runs)) < len(runs):
+        raise Problem(f"--agents {spec}", "has no name, or no run, or one twice", "Write NAME=FOLDER,FOLDER.")
+    return name, runs
+
+
 def named(specs: Sequence[str]) -> dict[str, str]:
-    """A trained agent is called as the folder of its run."""
-    names = {spec: "no tool" if spec == NONE else Path(spec).name if agent_folder(spec) else spec for spec in specs}
-    if len(set(names.values())) < len(names):
-        raise Problem("--agents", f"have the same name twice: {', '.join(names.values())}", "Rename a folder.")
+    """A trained agent is called as the folder of its run, with as much of the path before it as tells it from others."""
+    folders = [spec for spec in specs if spec != NONE and agent_folder(spec)]
+    short = dict(zip(folders, names_of([Path(folder) for folder in folders]), strict=True)) if folders else {}
+    names = {spec: "no tool" if spec == NONE else short.get(spec, spec) for spec in specs}
+    refuse_doubles(names.values())
     return names
+
+
+def refuse_doubles(names: Collection[str]) -> None:
+    if len(set(names)) < len(names):
+        raise Problem("--agents", f"have the same name twice: {', '.join(names)}", "Leave one out, or name it NAME=FOLDER.")
+
+
+def contents_of(agents: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, str]:
+    """Digests of trained agents and of the YAML files among `files`: what lies there may be another thing the next time."""
+    places = {name: folder for name in agents if (folder := agent_folder(name)) is not None}
+    places |= {name: Path(name) for name in files if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()}
+    return {name: digest_of(place)[:16] for name, place in places.items()}
 
 
 @dataclass
@@ -163,7 +200,7 @@ def contest(suite: str, names: dict[str, str], settings: Compare, console: Conso
         for contestant in track(contestants.values(), "warming up", console=console, transient=True):
             contestant.restore(settings.episodes, settings)
         order = list(contestants)
-        for number in track(range(settings.episodes), suite, console=console, transient=True):
+        for number in track(range(settings.episodes), escape(suite), console=console, transient=True):
             for name in [*order[number % len(order) :], *order[: number % len(order)]]:
                 done[name].append(episode_of(*contestants[name].restore(number, settings), judge))
     return done
@@ -185,6 +222,11 @@ def episode_of(trajectory: Trajectory, seconds: float, judge: World) -> Episode:
     }  # fmt: skip
 
 
+def pooled(played: dict[str, list[list[Episode]]]) -> dict[str, list[Episode]]:
+    """Of each agent the episodes of all its trainings."""
+    return {name: [each for training in trainings for each in training] for name, trainings in played.items()}
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -203,13 +245,20 @@ def ranks(episodes: dict[str, list[Episode]], metrics: Sequence[str]) -> dict[st
     return {name: float(np.mean(each)) for name, each in places.items()}
 
 
-def qualities(episodes: dict[str, list[Episode]], settings: Compare, bound: str) -> Grid:
+def qualities(played: dict[str, list[list[Episode]]], settings: Compare, bound: str) -> Grid:
+    """Of each agent the episodes of each training; an agent without seeds has one."""
+    episodes = pooled(played)
     [first, *_] = episodes.values()
     what = f"{len(first)} crops of {len({each['image'] for each in first})} photographs"
-    title = f"Mean gain over {what} ± standard error ({', '.join(settings.suites)}), and mean rank over metrics"
+    error = "standard error" + (", of several trainings between them" if any(some[1:] for some in played.values()) else "")
+    title = f"Mean gain over {what} ± {error} ({', '.join(settings.suites)}), and mean rank over metrics"
     grid, order = Grid(title, ["agent", *settings.metrics, "rank"]), ranks(episodes, settings.metrics)
     for name, each in episodes.items():
-        grid.add(name, *(mean_and_error(each, m) for m in settings.metrics), f"{order[name]:.1f}")
+        told = [
+            spread([mean(one, m) for one in played[name]], sign="+") if played[name][1:] else mean_and_error(each, m)
+            for m in settings.metrics
+        ]
+        grid.add(name, *told, f"{order[name]:.1f}")
     for column, metric in enumerate(settings.metrics, 1):
         grid.mark(column, [np.nan if name == bound else mean(each, metric) for name, each in episodes.items()])
     return grid

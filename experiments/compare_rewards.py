@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +23,11 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from scipy.stats import bootstrap, trim_mean
 
 from experiments.cells import Cells, train_run, workers_for
-from experiments.console import at_least, main
+from experiments.checkpoints import digest_of
+from experiments.console import at_least, figures, main, plain_console
 from experiments.grids import Grid, write_grids
 from experiments.reporting import smooth
 from experiments.runs import RunFolder
@@ -79,10 +80,15 @@ def compare(settings: CompareRewards) -> None:
     with workers_for(settings.pool) as (_, share):
         for seed in range(settings.seeds):
             for design in settings.designs:
-                cells.fill(f"{design} {seed}", trained, design, seed, settings, None if settings.agent == "vlm" else share)
-    found = {design: [cells.done[f"{design} {seed}"] for seed in range(settings.seeds)] for design in settings.designs}
+                cells.fill(
+                    f"{known_as(design)} {seed}", trained, design, seed, settings, None if settings.agent == "vlm" else share
+                )
+    found = {
+        design: [figures(cells.done[f"{known_as(design)} {seed}"]) for seed in range(settings.seeds)]
+        for design in settings.designs
+    }
     grids = [gains(found, settings), dynamics(found, settings), improvement(found, settings)]
-    console = Console()
+    console = plain_console()
     for grid in grids:
         console.print(grid.terminal())
     written = [*write_grids(grids, settings.json), draw(found, settings)]
@@ -90,7 +96,7 @@ def compare(settings: CompareRewards) -> None:
 
 
 def trained(design: str, seed: int, settings: CompareRewards, share: str | None) -> Cell:
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in design)
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in known_as(design))
     more = shlex.split(settings.options)
     more += ["--env", settings.env] if settings.env else []
     more += ["--iterations", str(settings.iterations)] if settings.iterations else []
@@ -100,6 +106,13 @@ def trained(design: str, seed: int, settings: CompareRewards, share: str | None)
         "--pool", settings.pool, *more, share=share,
     )  # fmt: skip
     return read(folder, settings.metrics)
+
+
+def known_as(design: str) -> str:
+    """What its results are kept under: one of the user's own is another design once its module's text has changed."""
+    module = type(make_reward(design)).__module__
+    file = getattr(sys.modules[module], "__file__", None)
+    return design if file is None or module.startswith("rewards.") else f"{design} {digest_of(Path(file))[:16]}"
 
 
 def read(folder: Path, metrics: Sequence[str]) -> Cell:
@@ -135,7 +148,7 @@ def trim_mean_axis(values: np.ndarray, axis: int = -1) -> Any:
 
 
 def curve_of(cell: Cell, metric: str) -> np.ndarray:
-    return smooth(np.array([np.nan if value is None else value for value in cell["curve"][metric]], float), span=5)
+    return smooth(np.array(cell["curve"][metric], float), span=5)
 
 
 def area(curve: np.ndarray) -> float:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from rich.console import Console
 
 from pool import Problem
 from pool.console import ABOUT_DEBUG, start
@@ -43,6 +46,21 @@ def parse(kind: type[Settings], arguments: list[str], about: str | None = None, 
     return tyro.cli(kind, description=description, args=arguments, **given)
 
 
+def plain_console() -> Console:
+    """Prints text as it is: a folder may be called [old], a case [/b] and an agent :cat:."""
+    return Console(markup=False, emoji=False)
+
+
+def command_for(script: str) -> str:
+    """How its user starts a script such as run.py: from the checkout, or as a command of `tir` where that is what they have."""
+    if not sys.argv[0].startswith("tir ") and Path("experiments", script).is_file():
+        return f"python experiments/{script}"
+    from experiments.cli import COMMANDS  # not above: who is run by `-m experiments.cli` would have it twice
+
+    module = f"experiments.{script.removesuffix('.py')}"
+    return "tir " + next(name for name, known in COMMANDS.items() if known.module == module)
+
+
 def at_least(low: int, **values: float) -> None:
     """Refuse numbers below a limit, by name: `at_least(1, episodes=settings.episodes)`."""
     for name, value in values.items():
@@ -51,7 +69,23 @@ def at_least(low: int, **values: float) -> None:
 
 
 def write_json(path: Path | None, data: Any) -> None:
-    """Whole or not at all, so that what a killed script leaves can be read."""
+    """Whole or not at all, so that what a killed script leaves can be read. JSON has no word for NaN: null stands for it."""
     if path is not None:
-        text = json.dumps(data, indent=1, default=str) + "\n"
+        text = json.dumps(_each(data, _finite), indent=1, default=str, allow_nan=False) + "\n"
         write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def figures(data: Any) -> Any:
+    """Results as `write_json` got them: a null among them is a NaN again."""
+    return _each(data, lambda value: math.nan if value is None else value)
+
+
+def _each(data: Any, change: Callable[[Any], Any]) -> Any:
+    """`data` with every value in its mappings and lists changed."""
+    if isinstance(data, dict):
+        return {key: _each(value, change) for key, value in data.items()}
+    return [_each(value, change) for value in data] if isinstance(data, list | tuple) else change(data)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,13 +16,12 @@ from typing import Any
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from agents.agent import Agent, observer_for, play
 from agents.diversity import diversity
 from agents.opening import open_agent
-from experiments.console import at_least, main, write_json
+from experiments.console import at_least, main, plain_console, write_json
 from experiments.evaluate import trained_with
 from experiments.run import Run
 from experiments.tool_pool import ToolPool
@@ -70,7 +69,7 @@ def measure(settings: Diversity) -> None:
             rows[name] = of(
                 open_agent(name, world), world, settings.starts, settings.rollouts, settings.seed, settings.temperature
             )
-    console = Console()
+    console = plain_console()
     console.print(show(rows))
     write_json(settings.json, {"settings": asdict(settings), "rows": rows})
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import tyro
 from rich import box
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from agents.agent import Agent, observer_for, play
 from agents.opening import agent_folder, open_agent
-from experiments.console import at_least, main, write_json
+from experiments.console import at_least, main, plain_console, write_json
 from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
@@ -109,7 +109,7 @@ def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:
 
 
 def evaluate(settings: Evaluate) -> None:
-    console = Console()
+    console = plain_console()
     with settings.tool_pool.open() as pool:
         world, agent = opened(settings, pool)
         if warning := seen_before(settings.agent, world.images, settings.part):
@@ -118,7 +118,7 @@ def evaluate(settings: Evaluate) -> None:
         observer = observer_for(agent, world)
         began = time.perf_counter()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(agent.name, total=len(starts))
+            task = progress.add_task(escape(agent.name), total=len(starts))
             played = play(world, observer, agent, starts, settings.at_once, lambda done: progress.update(task, completed=done))
         seconds = time.perf_counter() - began
     whole = summary(played, settings.metrics, seconds)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from agents.training_free.experience import Experience, explore
 from agents.training_free.eyes import PocketEye
-from experiments.console import at_least, main
+from experiments.console import at_least, main, plain_console
 from experiments.tool_pool import ToolPool
 from tir_env.starts import Pin
 from tir_env.tools import Toolbox
@@ -47,7 +47,7 @@ class Explore:
 
 def run(settings: Explore) -> None:
     at_least(1, each=settings.each)
-    console = Console()
+    console = plain_console()
     toolbox = Toolbox.load(settings.toolbox).with_weights_only()
     made_from = (
         f"{settings.each} starts of each case of {', '.join(settings.suites)}; {settings.images}, {settings.crop} pixels"
@@ -59,7 +59,7 @@ def run(settings: Explore) -> None:
                 settings.images, "train", suite, toolbox, "final:piqe", (), len(toolbox.tasks), settings.crop, pool=pool
             )  # fmt: skip
             eye = PocketEye(world)
-            for number in track(range(settings.each * len(world.suite)), suite, console=console, transient=True):
+            for number in track(range(settings.each * len(world.suite)), escape(suite), console=console, transient=True):
                 case = world.suite[number % len(world.suite)].name
                 explore(world, eye, world.draw_many(settings.seed, [number], Pin(case=case)), experience)
     experience.save(settings.out)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from tir_env.files import write_aside
 
@@ -53,7 +54,7 @@ class Grid:
         for place, column in enumerate(self.columns):
             made.add_column(column, justify="right" if place else "left", no_wrap=not place)
         for row, cells in enumerate(self.rows):
-            made.add_row(*(f"[bold]{cell}[/bold]" if (row, k) in self.bold else cell for k, cell in enumerate(cells)))
+            made.add_row(*(Text(cell, "bold" if (row, k) in self.bold else "") for k, cell in enumerate(cells)))
         return made
 
     def markdown(self) -> str:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from agents.clip_mlp.agent import EncoderSpec
 from experiments.cells import continued
-from experiments.console import at_least, main, write_json
+from experiments.console import at_least, main, plain_console, write_json
 from experiments.tool_pool import ToolPool
 from experiments.tracking import display
 from pool import Pool, Problem
@@ -79,7 +79,7 @@ def run(settings: Grow) -> None:
     told = continued(parts / SETTINGS, {k: v for k, v in asdict(settings).items() if k not in ("out", "tool_pool")})
     write_json(parts / SETTINGS, told)
     torch.set_num_threads(1)
-    console = Console()
+    console = plain_console()
     with settings.tool_pool.open(cache_bytes=0) as pool:  # no image is met twice
         trees = grow_all(settings, parts, pool, console)
     whole = Tree.joined(trees)

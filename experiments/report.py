@@ -4,7 +4,8 @@
     python experiments/report.py out/run out/run-2 --out both.html  side by side: settings that differ, curves over each other
 
 The file needs no network and can be sent to anybody. Pictures are those that run.py kept; what it did not keep is made again with the
-run's photographs and tools, byte for byte, or left out with a note that says so.
+run's photographs and tools, byte for byte, or left out with a note that says so. Tools from a YAML file may run any program: they are
+used if you ask for it by --remake.
 """
 
 from __future__ import annotations
@@ -37,12 +38,18 @@ class Report:
     """Room for pictures; when it is full, the other trajectories are shown by their figures alone."""
     trajectories: int = SHOWN
     """Trajectories of each run, at most; where there are more, that many are shown, spread evenly."""
+    remake: bool = False
+    """Make missing pictures again with a run's own toolbox file or depth model, too: for runs that you trust."""
     json: Path | None = None
     """Write the file's size, and how long it took, here."""
 
 
 def write_report(
-    runs: tuple[Path, ...], out: Path | None = None, megabytes: float = MEGABYTES, trajectories: int = SHOWN
+    runs: tuple[Path, ...],
+    out: Path | None = None,
+    megabytes: float = MEGABYTES,
+    trajectories: int = SHOWN,
+    remake: bool = False,
 ) -> Path:
     """The report of one run or several; returns where it is."""
     if not runs:
@@ -52,7 +59,7 @@ def write_report(
     at_least(1, trajectories=trajectories)
     read = [read_run(path, name, trajectories) for path, name in zip(runs, names_of(runs), strict=True)]
     try:
-        text = page(read, megabytes).encode("utf-8", "replace")  # file names may hold what is no text
+        text = page(read, megabytes, remake).encode("utf-8", "replace")  # file names may hold what is no text
     except UndefinedError as error:
         tables = ", ".join(str(path / TABLE) for path in runs)
         raise Problem(tables, f"lacks a figure: {error}", "It was changed by hand: restore it, or delete it.") from error
@@ -61,7 +68,7 @@ def write_report(
 
 def run(settings: Report) -> None:
     began = time.perf_counter()
-    path = write_report(settings.runs, settings.out, settings.megabytes, settings.trajectories)
+    path = write_report(settings.runs, settings.out, settings.megabytes, settings.trajectories, settings.remake)
     seconds, size = time.perf_counter() - began, path.stat().st_size
     write_json(settings.json, {"report": str(path), "bytes": size, "seconds": seconds})
     print(f"wrote {path}: {size / 1e6:.1f} MB in {seconds:.1f} s. Open it in a browser.")

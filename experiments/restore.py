@@ -4,33 +4,35 @@
     python experiments/restore.py FOLDER --agent out/run --out restored
 
 For each picture you get the result as PNG and a figure of the steps: which tool was applied, and what it did. No clean reference is
-needed; the scores in the figure are no-reference ones.
+needed; the scores in the figure are no-reference ones. Your pictures are never written over, earlier results only with --overwrite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import track
 
 from agents.agent import finish, observer_for
 from agents.opening import open_agent
-from experiments.console import at_least, main
+from experiments.console import at_least, main, plain_console
 from experiments.evaluate import trained_with
 from experiments.run import Run
 from experiments.tool_pool import ToolPool
-from pool import Pool
+from pool import Pool, Problem
 from tir_env.drawing import save_figure
 from tir_env.images import Image, write_image
+from tir_env.images.sources import FileReader, Photo
 from tir_env.images.sources import folder as pictures_in
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
+
+DEFAULT_OUT = Path("out/restored")
 
 
 @dataclass
@@ -39,8 +41,10 @@ class Restore:
     """A picture, or a folder of pictures."""
     agent: str
     """The folder of a run, a training-free agent such as agenticir, a tool such as denoise/drunet, or several in a row joined by +."""
-    out: Path = Path("out/restored")
-    """Where the results go: NAME.png and NAME-steps.png."""
+    out: Path = DEFAULT_OUT
+    """Where the results go: NAME.png and NAME-steps.png; the default gets a number behind it where it holds one of them already."""
+    overwrite: bool = False
+    """Write over earlier results."""
     toolbox: str | None = None
     """The tools; not given: the run's, or else pocket."""
     horizon: int | None = None
@@ -71,28 +75,53 @@ class Restorer:
         return trajectory
 
 
-def restore(settings: Restore) -> None:
+def restore(settings: Restore) -> int:
+    """The exit status is 1 where some picture could not be restored; the others are."""
     at_least(1, metrics=len(settings.metrics))
-    photos = pictures_in(settings.photo)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    photos, failed = pictures_in(settings.photo), 0
+    names = output_names([photo.name for photo in photos])
+    out = folder_for(settings, photos, names.values())
+    out.mkdir(parents=True, exist_ok=True)
+    console = plain_console()
     for problem in photos.problems:
         console.print(f"left out {problem}", soft_wrap=True)
     with settings.tool_pool.open() as pool:
         restorer = Restorer(settings.agent, settings.toolbox, settings.horizon, pool, settings.metrics)
-        names = output_names([photo.name for photo in photos])
         for photo in track(photos, "restoring", console=console, transient=True, disable=not console.is_terminal):
-            trajectory = restorer.restore(photo.image, photo.name)
+            try:
+                trajectory = restorer.restore(photo.image, photo.name)
+            except Problem as problem:
+                console.print(f"{photo.name}: not restored: {problem}", soft_wrap=True)
+                failed += 1
+                continue
             name = names[photo.name]
-            write_image(settings.out / f"{name}.png", trajectory.image)
-            save_figure(trajectory.figure(settings.metrics), settings.out / f"{name}-steps.png")
+            write_image(out / f"{name}.png", trajectory.image)
+            save_figure(trajectory.figure(settings.metrics), out / f"{name}-steps.png")
             scores = "  ".join(
                 f"{m} {trajectory.quality[m].raw:.2f} -> {score.raw:.2f}" for m, score in trajectory.end_quality.items()
             )
             console.print(f"{photo.name}: {' > '.join(trajectory.tool_names) or 'left as it is'}   {scores}")
             for failure in trajectory.failures:
                 console.print(f"  {failure.message}")
-    console.print(f"wrote {settings.out}")
+    if failed < len(photos):
+        console.print(f"wrote {out}", soft_wrap=True)
+    return 1 if failed else 0
+
+
+def folder_for(settings: Restore, photos: Iterable[Photo], names: Iterable[str]) -> Path:
+    """Where the results go: in the place of none of the pictures, nor of earlier results unless that is wanted."""
+    files = [f"{name}{what}.png" for name in names for what in ("", "-steps")]
+    out, number = settings.out, 1
+    while settings.out == DEFAULT_OUT and not settings.overwrite and any((out / file).exists() for file in files):
+        number += 1
+        out = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}-{number}")
+    originals = {Path(photo.read.path).resolve() for photo in photos if isinstance(photo.read, FileReader)}
+    for place in (out / file for file in files):
+        if place.resolve() in originals:
+            raise Problem(place, "is one of the pictures, which the result would be written over", "Choose another --out.")
+        if place.exists() and not settings.overwrite:
+            raise Problem(place, "is there already", "Choose another --out, or add --overwrite.")
+    return out
 
 
 def output_names(photos: Sequence[str]) -> dict[str, str]:

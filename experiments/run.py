@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +33,7 @@ from agents.agent import Agent, observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
-from experiments.console import at_least, main, parse, write_json
+from experiments.console import at_least, command_for, main, parse, plain_console, write_json
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("out/run")
 LIGHT = preset("pocket", "clip_mlp")
+# Options that not everybody reads.
+LIGHT_ALONE = (*(f"light.{field.name}" for field in fields(Hyperparameters)), "encoder", "pretrained", "env_runners")
+VLM_ALONE = tuple(f"vlm.{field.name}" for field in fields(VlmOptions))
+OF_A_CRITIC = ("light.gamma", "light.lam", "light.value_coefficient")
+OF_A_POOL = ("workers", "worker_memory")
 
 
 @dataclass
@@ -123,11 +129,14 @@ class Run:
 
 def settings_from(arguments: list[str]) -> Run:
     """The command line over the preset that it names, or over the settings of the run that it resumes."""
-    if (resumed := value_of(arguments, "--resume")) is not None:
-        default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
-    else:
-        default = preset_of(arguments)
-    return parse(Run, arguments, __doc__, default)
+    if (resumed := value_of(arguments, "--resume")) is None:
+        return parse(Run, arguments, __doc__, preset_of(arguments))
+    default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
+    settings = parse(Run, arguments, __doc__, default)
+    for name, stays in (("out", "a run stays in its folder"), ("preset", "its settings hold")):
+        if getattr(settings, name) != getattr(default, name):
+            raise Problem(f"--{name} {getattr(settings, name)}", f"would do nothing beside --resume: {stays}", "Leave it out.")
+    return settings
 
 
 def preset_of(arguments: list[str]) -> Run:
@@ -168,7 +177,9 @@ def completed(settings: Run) -> Run:
     """With what follows from the settings given; those that nothing would follow from are refused."""
     settings = replace(settings, policy=settings.policy or policy_for(settings.algo))
     usual = replace(Run(), **preset(settings.preset, settings.policy or ""))
-    check_read("light" if settings.policy == "vlm" else "vlm", settings, usual)
+    if settings.resume is not None:  # an older version may have begun it with more
+        usual = RunFolder.open(settings.resume).settings(Run)
+    check_read(settings, usual)
     if settings.env:
         from experiments.on_tree import with_tree
 
@@ -176,21 +187,26 @@ def completed(settings: Run) -> Run:
     return settings
 
 
-def check_read(unread: Literal["light", "vlm"], settings: Run, usual: Run) -> None:
-    """Nobody may give options of the other policy's and believe that they were heard."""
-    pairs = [(getattr(settings, unread), getattr(usual, unread), field.name) for field in fields(getattr(usual, unread))]
-    if unread == "light":
-        pairs += [(settings, usual, name) for name in ("encoder", "pretrained", "env_runners")]
-    if strange := [name for given, default, name in pairs if getattr(given, name) != getattr(default, name)]:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
-        other = "clip_mlp" if unread == "light" else "vlm"
-        raise Problem(flags, f"would do nothing: --policy is {settings.policy}", f"Leave it out, or give --policy {other}.")
+def check_read(settings: Run, usual: Run) -> None:
+    """Nobody may give options that nothing reads and believe that they were heard."""
+    grpo, light = settings.algo == "grpo", settings.policy == "clip_mlp"
+    for unread, names, why, remedy in (
+        (not light, LIGHT_ALONE, f"--policy is {settings.policy}", "give --policy clip_mlp"),
+        (light, VLM_ALONE, f"--policy is {settings.policy}", "give --policy vlm"),
+        (light and grpo, OF_A_CRITIC, "--algo is grpo, which has no critic", "give --algo ppo"),
+        (light and not grpo, ("light.group",), "--algo is ppo", "give --algo grpo"),
+        (bool(settings.env), OF_A_POOL, "on a tree no tool runs", "leave out --env"),
+        (settings.pool == "local", OF_A_POOL, "--pool is local", "give --pool ray"),
+    ):
+        if unread and (strange := [name for name in names if attrgetter(name)(settings) != attrgetter(name)(usual)]):
+            flags = ", ".join(f"--{name.rpartition('.')[2].replace('_', '-')}" for name in strange)
+            raise Problem(flags, f"would do nothing: {why}", f"Leave it out, or {remedy}.")
 
 
 def run(settings: Run, share: str | None = None) -> None:
     """`share`: with a local pool, the name of the one to use; others in this process may have it open."""
     settings = checked(settings)
-    console = Console()
+    console = plain_console()
     began, begun = time.perf_counter(), datetime.now().astimezone()
     workplace = workplace_for(settings)  # finds mistakes before a folder is made
     folder = open_folder(settings, console)
@@ -204,14 +220,14 @@ def run(settings: Run, share: str | None = None) -> None:
             compare(settings, place.world("test"), agents, folder, console)
     except KeyboardInterrupt:
         done = folder.last_checkpoint()[0]
-        again = f"python experiments/run.py --resume {folder.path}"
+        again = f"{command_for('run.py')} --resume {folder.path}"
         print(f"\nstopped; iteration {done} is saved. Go on: {again}", file=sys.stderr)
         sys.exit(130)
     seconds = time.perf_counter() - began
     folder.write_about(begun, seconds, resumed=settings.resume is not None)
     console.print(f"{seconds:.0f} s in all. Look at {write_report((folder.path,))} in a browser; then try:", soft_wrap=True)
-    console.print(f"  python experiments/evaluate.py --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
-    console.print(f"  python experiments/restore.py PHOTO --agent {folder.path}", soft_wrap=True)
+    console.print(f"  {command_for('evaluate.py')} --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
+    console.print(f"  {command_for('restore.py')} PHOTO --agent {folder.path}", soft_wrap=True)
 
 
 def workplace_for(settings: Run) -> Workplace:

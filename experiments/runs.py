@@ -1,5 +1,5 @@
 """A run is one folder: config.json, log.jsonl, tensorboard/, checkpoints/, agent/, and at its end table.json, about.json, figures/,
-trajectories/, thumbnails/, report.html.
+trajectories/, thumbnails/, report.html. Where --resume changed settings, settings.jsonl says which, and after which iteration.
 
 A checkpoint is written aside, sealed and renamed, and verified before it is used; one that a disk or a person has spoilt is set aside,
 and the one before it is gone on from. The log never says more than can be gone on from: rows past the last whole checkpoint are cut
@@ -24,15 +24,18 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.checkpoints import CheckpointError, fault, seal, to_disk
+from experiments.console import command_for
 from pool import Problem
 from pool.errors import describe, readable, without_login
 from tir_env.files import sweep, write_aside
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
+CHANGES = "settings.jsonl"
 TABLE, ABOUT, TRAJECTORIES, THUMBNAILS, REPORT = "table.json", "about.json", "trajectories", "thumbnails", "report.html"
 PACKAGES = ("tir-env", "ray", "torch", "transformers", "open_clip_torch", "pyiqa", "numpy")
 KEEP = 2  # checkpoints
 BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
+PLACES = ("out", "resume")  # settings that say nothing of what was computed
 
 Settings = TypeVar("Settings")
 Row = dict[str, float]
@@ -55,6 +58,17 @@ def commit() -> str:
 class _Learner:
     algo: str
     policy: str | None
+
+
+@dataclass
+class Change:
+    """Of settings: those after that iteration were other ones."""
+
+    after: int
+    settings: dict[str, tuple[Any, Any]]  # before and then, nested ones as `light.lr`
+
+
+CHANGE = TypeAdapter(Change)
 
 
 class RunFolder:
@@ -129,7 +143,13 @@ class RunFolder:
     # -- settings ------------------------------------------------------------------------------------------------------------
 
     def write_settings(self, settings: Any) -> None:
+        """In place of those of before. What is another one from now on is noted first."""
         text = self._as_json(settings)
+        before, now = (flat(json.loads(each)) for each in (_text(self.path / CONFIG), text))
+        if other := {key: (before[key], now[key]) for key in now if key in before and before[key] != now[key]}:
+            lines = [*self.changes(), Change(self.last_checkpoint()[0], other)]
+            log = "".join(f"{CHANGE.dump_json(each).decode()}\n" for each in lines)
+            write_aside(self.path / CHANGES, lambda path: path.write_text(log, encoding="utf-8"))
         write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _as_json(self, settings: Any) -> str:
@@ -144,6 +164,14 @@ class RunFolder:
                 thing = f"--{name.replace('_', '-')}"
                 raise Problem(thing, "has an address with a password in it, which would be written down", "Leave it out.")
         return json.dumps(asdict(settings), indent=1, default=str) + "\n"
+
+    def changes(self) -> list[Change]:
+        """What --resume made other than the run was begun with, in order."""
+        path = self.path / CHANGES
+        try:
+            return [CHANGE.validate_json(line) for line in _text(path).splitlines()] if path.exists() else []
+        except ValidationError as error:
+            raise Problem(path, "is damaged", "It was changed by hand: put back a copy of the file, or delete it.") from error
 
     def write_about(self, begun: datetime, seconds: float, resumed: bool) -> None:
         """When it ran, for how long (the last time, if it was resumed), on what, with which versions."""
@@ -261,7 +289,7 @@ class RunFolder:
 
     def _how_to_go_on(self) -> str:
         saved = self.last_checkpoint()[0]
-        return f"Iteration {saved} is saved. Put that right, then: python experiments/run.py --resume {self.path}"
+        return f"Iteration {saved} is saved. Put that right, then: {command_for('run.py')} --resume {self.path}"
 
     def _checkpoints(self) -> list[Path]:
         folder = self.path / CHECKPOINTS
@@ -277,6 +305,15 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise Problem(path, f"cannot be read: {error.strerror}", "Put back a copy of the file.") from error
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they lie in the file, nested ones as `light.lr`, without `PLACES`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in PLACES:
+            found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def free_folder(wanted: Path) -> Path:

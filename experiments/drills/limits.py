@@ -150,7 +150,7 @@ def photo(settings: Limits, place: Path) -> Iterator[Finding]:
         raise SystemExit(f"no agent could be trained:\n{trained.said[-3000:]}")
     for what, agent in (("a trained agent", place / "run"), (SEQUENCE, SEQUENCE)):
         out = place / "restored"
-        done = script("restore.py", place / "photo.png", "--agent", agent, "--out", out)
+        done = script("restore.py", place / "photo.png", "--agent", agent, "--out", out, "--overwrite")
         lines = [line for line in done.said.splitlines() if line.startswith("photo.png") or line.startswith("  ")]
         size = read_image(out / "photo.png", max_pixels=512_000_000).shape if done.code == 0 else ()
         whole = done.code == 0 and "failed" not in done.said

@@ -19,22 +19,22 @@ from markupsafe import Markup
 from experiments.report_page.charts import charts
 from experiments.report_page.explorer import explorer
 from experiments.report_page.pictures import SIDE, gather
-from experiments.report_page.reading import PLACES, Run, differing
+from experiments.report_page.reading import Run, differing
 from experiments.report_page.usage import HeatMap, order, streams, tool_usage
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("core.js", "charts.js", "tables.js", "list.js", "viewer.js", "explorer.js")
 
 
-def page(runs: Sequence[Run], megabytes: float) -> str:
-    albums = [gather(run, megabytes * 1e6 / len(runs)) for run in runs]
+def page(runs: Sequence[Run], megabytes: float, remake: bool = False) -> str:
+    albums = [gather(run, megabytes * 1e6 / len(runs), remake) for run in runs]
     data = explorer(runs, albums)
     data |= {"digits": digits_of(runs, data["metrics"]), "side": SIDE}
     pictures = data.pop("pictures")
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     facts = {
         "title": " · ".join(run.name for run in runs),
-        "runs": [Told(r, settings_of(r), times(r), [*r.notes, *a.notes]) for r, a in zip(runs, albums, strict=True)],
+        "runs": [Told(r, r.flat(), times(r), [*r.notes, *a.notes]) for r, a in zip(runs, albums, strict=True)],
         "metrics": data["metrics"],
         "digits": data["digits"],
         "side": SIDE,
@@ -132,10 +132,6 @@ def cases(runs: Sequence[Run]) -> list[tuple[Run, str, Mapping[str, Any], Mappin
 
 def usage_of(run: Run) -> Usage:
     return Usage(run, tool_usage(run.trajectories), streams(run.trajectories), order(run.trajectories))
-
-
-def settings_of(run: Run) -> dict[str, str]:
-    return {key: value for key, value in run.flat().items() if key not in PLACES}
 
 
 def times(run: Run) -> list[tuple[str, float, float]]:

@@ -1,7 +1,8 @@
 """Small pictures of what a trajectory went through, kept in the run's folder under the digest of the image that each shows.
 
 run.py keeps them while it has the images. Where they are missing, they are made again from the record, and only if every byte comes
-out as recorded: a report never shows pixels that are not those of the scores beside them.
+out as recorded: a report never shows pixels that are not those of the scores beside them. What a folder names may be a stranger's
+program, so unasked they are made with what ships alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from experiments.runs import THUMBNAILS
 from pool import Problem
 from tir_env.files import write_aside
 from tir_env.images.operations import Image
+from tir_env.tools import Toolbox
 from tir_env.trajectory import GIVEN, Trajectory
 from tir_env.world import World
 
@@ -52,9 +54,12 @@ class Album:
     size: float = 0.0  # in the HTML file, in bytes
 
 
-def gather(run: Run, limit: float) -> Album:
-    """The run's thumbnails, up to `limit` bytes of HTML; those that were not kept are made again and kept."""
-    album, studio, reasons, left_out = Album(), Studio(run), Counter[str](), 0
+def gather(run: Run, limit: float, remake: bool = False) -> Album:
+    """The run's thumbnails, up to `limit` bytes of HTML; those that were not kept are made again and kept.
+
+    `remake`: by the run's own toolbox and depth model, too.
+    """
+    album, studio, reasons, left_out = Album(), Studio(run, remake), Counter[str](), 0
     for trajectory in in_order(run.trajectories, run.metrics):
         if left_out:
             left_out += 1
@@ -98,19 +103,24 @@ def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[st
 class Studio:
     """Makes a trajectory's images again, with the run's photographs and tools."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, remake: bool = False) -> None:
+        self.run, self.remake = run, remake
         self._opened = False
         self._refused: Problem | None = None
 
     @cached_property
     def world(self) -> World:
         settings = self.run.settings
+        toolbox, depth = settings.get("toolbox", ""), settings.get("depth", "synthetic")
+        for name, ships in ((f"toolbox {toolbox}", toolbox in Toolbox.names()), (f"depth {depth}", "model:" not in depth)):
+            if not (ships or self.remake):
+                reason = "does not ship, and what others wrote may run any program"
+                raise Problem(name, reason, "If you trust this run: report.py --remake.")
         self._opened = True
+        # All of the photographs, of which a trajectory knows its own by name and digest.
         return World(
-            settings.get("test_images") or settings.get("images", ""), "test", "as-is", settings.get("toolbox", ""), "gain:piqe",
-            horizon=int(settings.get("horizon", 1)), crop=int(settings.get("crop", 0)),
-            depth=settings.get("depth", "synthetic"), pool="local",
+            settings.get("test_images") or settings.get("images", ""), "all", "as-is", toolbox, "gain:piqe",
+            horizon=int(settings.get("horizon", 1)), crop=int(settings.get("crop", 0)), depth=depth, pool="local",
         )  # fmt: skip
 
     def with_images(self, trajectory: Trajectory) -> Trajectory:

@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder
+from experiments.console import figures
+from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder, flat
 from pool import Problem
 from tir_env.trajectory import Trajectory
 
 OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
 SHOWN = 5000  # trajectories of a run: a page of some 40 MB, of which a browser can be asked
-PLACES = ("out", "resume")  # settings that say nothing of what was computed
 
 
 @dataclass
@@ -55,15 +55,8 @@ class Run:
     def flat(self) -> dict[str, str]:
         """Its settings as text, nested ones as `light.lr`; without those of the policy that did not learn."""
         unread = OF_OTHERS.get(str(self.settings.get("policy")), "")
-        out: dict[str, str] = {}
-        for key, value in self.settings.items():
-            if key == unread:
-                continue
-            if isinstance(value, dict):
-                out |= {f"{key}.{k}": told(v) for k, v in value.items()}
-            else:
-                out[key] = told(value)
-        return out
+        read = {key: value for key, value in self.settings.items() if key != unread}
+        return {key: told(value) for key, value in flat(read).items()}
 
     def seconds(self) -> dict[str, float]:
         """Where the time went: training by kind of work where the log says so, the comparison at the end, and the rest."""
@@ -97,11 +90,14 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
         notes.append("There is no table: the run has not come to its end.")
     if not about:
         notes.append("Versions and date were not noted: the run has not come to its end, or an older version made it.")
+    for change in folder.changes():
+        other = ", ".join(f"{key} {told(then)} in place of {told(before)}" for key, (before, then) in change.settings.items())
+        notes.append(f"After iteration {change.after} it was gone on with other settings: {other}.")
     trajectories, numbers, broken = _trajectories(path / TRAJECTORIES, limit)
     if table and not trajectories:
         notes.append("No trajectories were saved.")
     notes += broken
-    tables = table.get("rows", {}), table.get("by case", {})
+    tables = figures(table.get("rows", {})), figures(table.get("by case", {}))
     return Run(name, path, settings, about, folder.rows(), *tables, trajectories, numbers, notes)
 
 
@@ -191,9 +187,9 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Settings that all runs have but that are not the same, a value for each run."""
-    flat = [run.flat() for run in runs]
-    keys = [key for key in flat[0] if key not in PLACES and all(key in settings for settings in flat)]
-    values = {key: [settings[key] for settings in flat] for key in keys}
+    each = [run.flat() for run in runs]
+    keys = [key for key in each[0] if all(key in settings for settings in each)]
+    values = {key: [settings[key] for settings in each] for key in keys}
     return {key: several for key, several in values.items() if len(set(several)) > 1}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.cells import train_run
 from experiments.evaluate import seen_before
-from experiments.run import Run, completed
+from experiments.run import Run, completed, settings_from
 from experiments.runs import ABOUT, RunFolder
 from pool import Problem
 from tests.experiments.test_scripts import within
@@ -39,6 +39,14 @@ def test_a_test_on_what_was_trained_on_is_not_passed_over(tmp_path: Path, whole:
     [
         (("--algo", "grpo", "--lr", 0.5, "--encoder", "statistics"), "--lr, --encoder: would do nothing: --policy is vlm"),
         (("--algo", "ppo", "--rollouts", 64, "--no-sft"), "--sft, --rollouts: would do nothing: --policy is clip_mlp"),
+        (("--algo", "ppo", "--group", 16), "--group: would do nothing: --algo is ppo. Leave it out, or give --algo grpo."),
+        (
+            ("--algo", "grpo", "--policy", "clip_mlp", "--gamma", 0.9, "--lam", 1, "--value-coefficient", 1),
+            "--gamma, --lam, --value-coefficient: would do nothing: --algo is grpo, which has no critic",
+        ),
+        (("--pool", "local", "--workers", 8), "--workers: would do nothing: --pool is local"),
+        (("--preset", "paper", "--pool", "local", "--worker-memory", 4), "--worker-memory: would do nothing: --pool is local"),
+        (("--env", "tree:pocket", "--pool", "ray", "--workers", 8), "--workers: would do nothing: on a tree no tool runs"),
         (("--env", "tree:pocket", "--suite", "rain"), "--suite rain: is not what this tree was grown with"),
         (("--env", "tree:pocket", "--horizon", 5), "--horizon 5: goes beyond this tree, which is 3 deep"),
     ],
@@ -48,3 +56,24 @@ def test_options_that_nothing_would_come_of_are_refused(tmp_path: Path, options:
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--algo", "grpo", "--policy", "clip_mlp"),
+        ("--algo", "grpo"),
+        ("--preset", "paper", "--pool", "local"),
+        ("--env", "tree:pocket"),
+    ],
+)
+def test_what_a_preset_gives_is_no_option_that_was_given(options: tuple[str, ...]) -> None:
+    completed(settings_from([*options]))
+
+
+def test_a_run_that_was_begun_with_an_option_for_nothing_can_be_gone_on_with(tmp_path: Path) -> None:
+    begun = Run(light=replace(Run().light, group=16), policy="clip_mlp")
+    RunFolder.create(tmp_path, begun)
+    assert completed(settings_from(["--resume", str(tmp_path)])).light.group == 16
+    with pytest.raises(Problem, match="--group: would do nothing"):
+        completed(settings_from(["--resume", str(tmp_path), "--group", "4"]))

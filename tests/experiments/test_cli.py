@@ -14,6 +14,10 @@ import pytest
 
 import tir_env
 from experiments import cli
+from experiments.console import command_for
+from experiments.run import Run
+from experiments.runs import RunFolder
+from pool import Problem
 from tests.conftest import ROOT
 from tests.test_imports import FLOORS
 
@@ -59,6 +63,19 @@ def test_a_commands_exit_status_is_tirs(capsys: pytest.CaptureFixture[str]) -> N
     assert ended.value.code == 2
     tir("--version")
     assert capsys.readouterr().out == f"{tir_env.__version__}\n"
+
+
+def test_hints_name_the_command_that_their_reader_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    assert command_for("run.py") == "python experiments/run.py"
+    folder = RunFolder.create(tmp_path / "run", Run())
+    (folder.path / "log.jsonl").mkdir()
+    monkeypatch.setattr(sys, "argv", ["tir train"])
+    with pytest.raises(Problem, match=f"then: tir train --resume {folder.path}$"):
+        folder.append({"iteration": 1})
+    monkeypatch.setattr(sys, "argv", ["default_worker.py"])
+    monkeypatch.chdir(tmp_path)
+    assert [command_for(script) for script in ("evaluate.py", "restore.py")] == ["tir eval", "tir restore"]
 
 
 @pytest.fixture(scope="module")

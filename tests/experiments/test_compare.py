@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments.compare import Compare, compare, named, ranks
+from experiments.compare import Compare, compare, named, ranks, trainings_of
 from pool import Problem
 
 SMALL = Compare(
@@ -48,6 +49,50 @@ def test_a_comparison_is_kept_and_gone_on_with(tmp_path: Path, capsys: pytest.Ca
         compare(replace(settings, crop=48))
 
 
+def test_what_names_stand_for_may_not_change_between_the_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained anew, or with other tools, an agent is another one; a suite that was edited is played again."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("tools.yaml", "name: x\n"),
+        ("case.yaml", "name: y\n"),
+        ("run/agent/agent.json", "{}"),
+        ("run/agent/w", "1"),
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    played: list[str] = []
+
+    def contest(suite: str, names: dict[str, str], *_: object) -> dict[str, list[dict[str, object]]]:
+        played.append(suite)
+        episode = {
+            "image": "a",
+            "degradations": 1,
+            "gain": {"psnr": 1.0, "piqe": 1.0},
+            "calls": 1,
+            "policy calls": 1,
+            "seconds": 1.0,
+        }
+        return {name: [episode] for name in names.values()}
+
+    monkeypatch.setattr("experiments.compare.contest", contest)
+    monkeypatch.setattr("experiments.compare.seen_before", lambda *_: "")
+    settings = replace(SMALL, agents=("run",), suites=("case.yaml",), toolbox="tools.yaml", json=Path("compare.json"))
+    compare(settings)
+    compare(settings)
+    assert len(played) == 1
+    Path("case.yaml").write_text("name: z\n")
+    compare(settings)
+    assert len(played) == 2
+    for name in ("run/agent/w", "tools.yaml"):
+        before = Path(name).read_text()
+        Path(name).write_text("2")
+        with pytest.raises(Problem, match="other settings"):
+            compare(settings)
+        Path(name).write_text(before)
+    compare(settings)
+    assert len(played) == 2
+
+
 def test_names_are_short_and_differ(tmp_path: Path) -> None:
     for parent in ("a", "b"):
         (tmp_path / parent / "run" / "agent").mkdir(parents=True)
@@ -55,8 +100,56 @@ def test_names_are_short_and_differ(tmp_path: Path) -> None:
     assert named(["none", str(tmp_path / "a" / "run"), "agenticir:no-rollback"]) == {
         "none": "no tool", str(tmp_path / "a" / "run"): "run", "agenticir:no-rollback": "agenticir:no-rollback",
     }  # fmt: skip
+    runs = [str(tmp_path / parent / "run") for parent in ("a", "b")]
+    assert named(runs) == dict(zip(runs, ("a/run", "b/run"), strict=True))
     with pytest.raises(Problem, match="same name twice"):
-        named([str(tmp_path / parent / "run") for parent in ("a", "b")])
+        named([runs[0], f"{runs[0]}/../run"])
+    assert trainings_of("agenticir:experience=mine.json") == ("", ["agenticir:experience=mine.json"])
+    for wrong in ("light=", "=out/a", "light=out/a,", "light=out/a,out/a"):
+        with pytest.raises(Problem, match="Write NAME=FOLDER,FOLDER"):
+            trainings_of(wrong)
+
+
+def test_trainings_with_several_seeds_stand_as_one_agent(tmp_path: Path) -> None:
+    gains = {"x": 1.0, "y": 2.0, "z": 4.0}
+
+    def contest(suite: str, names: dict[str, str], *_: object) -> dict[str, list[dict[str, object]]]:
+        base = {"degradations": 1, "calls": 2, "policy calls": 1, "seconds": 1.0}
+        return {
+            name: [
+                base | {"image": image, "gain": {"psnr": gains.get(spec, 0.0) + shift}} for image, shift in (("a", 0), ("b", 2))
+            ]
+            for spec, name in names.items()
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.compare.contest", contest)
+        settings = Compare(("light=x,y,z", "x"), bound="", metrics=("psnr",), json=tmp_path / "compare.json")
+        compare(settings)
+        with pytest.raises(Problem, match="same name twice: no tool, x, x"):
+            compare(replace(settings, agents=("x=y,z", "x")))
+    rows = settings.json.with_suffix(".md").read_text().splitlines()
+    assert "of several trainings between them" in rows[0]
+    assert "| light | **+3.33 ±1.53** | 1.0 |" in rows  # the means are 2, 3 and 5
+    assert "| x | +2.00 ±1.00 | 2.0 |" in rows  # of the photographs 1 and 3
+    assert "| light | 2.0 | 1.0 | 1.000 |  |" in rows
+
+
+def test_what_could_not_be_scored_is_read_again_as_it_was(tmp_path: Path) -> None:
+    def contest(suite: str, names: dict[str, str], *_: object) -> dict[str, list[dict[str, object]]]:
+        base = {"image": "a", "degradations": 1, "calls": 1, "policy calls": 1, "seconds": 1.0}
+        return {name: [base | {"gain": {"psnr": gain}} for gain in (math.nan, 2.0)] for name in names.values()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.compare.contest", contest)
+        settings = Compare(("x",), bound="", metrics=("psnr",), json=tmp_path / "compare.json")
+        texts = []
+        for _ in range(2):
+            compare(settings)
+            texts.append(settings.json.with_suffix(".md").read_text())
+    assert "NaN" not in settings.json.read_text()
+    assert "| x | **+2.00 ±nan** |" in texts[0]
+    assert texts[0] == texts[1]
 
 
 def test_ranks_are_means_over_metrics() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from experiments.compare_rewards import (
     hacked,
     interquartile,
     interval,
+    known_as,
     read,
     told,
     worst_drop,
@@ -84,6 +86,11 @@ def test_the_tables_of_trainings_whose_outcome_is_known(
     assert settings.json.with_suffix(".png").stat().st_size > 5000
     compare(replace(settings, seeds=3))
     assert len(calls) == 6, "what was done is not done again"
+    outcomes["sum"] = (math.nan, 0.1)
+    for _ in range(2):
+        compare(replace(settings, designs=("sum",)))
+    assert "NaN" not in settings.json.read_text()
+    assert "| sum | +nan [+nan, +nan] |" in settings.json.with_suffix(".md").read_text()
     assert "mar" in capsys.readouterr().out
 
 
@@ -91,6 +98,17 @@ def test_a_design_that_is_not_known_is_refused_before_anything_is_trained(tmp_pa
     with pytest.raises(Problem, match="says too little"):
         compare(CompareRewards(("mar", "gain"), json=tmp_path / "rewards.json"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_design_of_ones_own_is_another_one_when_its_text_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from rewards import Gain\n\nclass Mine(Gain):\n    def __init__(self):\n        super().__init__('psnr')\n"
+    (tmp_path / "designs_of_mine.py").write_text(text)
+    first = known_as("designs_of_mine:Mine")
+    assert first == known_as("designs_of_mine:Mine") != "designs_of_mine:Mine"
+    (tmp_path / "designs_of_mine.py").write_text(text + "\n")
+    assert known_as("designs_of_mine:Mine") != first
+    assert [known_as(design) for design in ("mar:no-mar", "gain:psnr", "sum")] == ["mar:no-mar", "gain:psnr", "sum"]
 
 
 def test_a_run_is_read(tmp_path: Path) -> None:

@@ -125,6 +125,48 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     assert files == again, "in another process it is the same, figures included"
 
 
+def test_a_picture_is_never_written_over_and_an_earlier_result_only_on_demand(
+    agent: Path, tmp_path: Path, photo: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image("photo.png", photo[:64, :64])
+    before = Path("photo.png").read_bytes()
+    command = ("restore.py", "photo.png", "--agent", agent, "--toolbox", agent / "small.yaml")
+    for more in ((), ("--overwrite",)):
+        done = within(*command, "--out", ".", *more)
+        assert (done.returncode, Path("photo.png").read_bytes()) == (2, before)
+        assert "photo.png: is one of the pictures" in done.stderr
+    for name in ("restored", "restored-2"):
+        assert within(*command).stdout.endswith(f"wrote out/{name}\n")
+    Path("mine").mkdir()
+    Path("mine/photo-steps.png").write_text("of another agent")
+    done = within(*command, "--out", "mine")
+    assert "mine/photo-steps.png: is there already. Choose another --out, or add --overwrite." in done.stderr
+    assert within(*command, "--out", "mine", "--overwrite").returncode == 0
+    assert read_image("mine/photo-steps.png").std() > 5
+
+
+def test_one_picture_that_cannot_be_scored_does_not_end_the_others(agent: Path, tmp_path: Path, photo: Image) -> None:
+    write_image(tmp_path / "photos" / "a.png", np.zeros((64, 64, 3), np.uint8))
+    write_image(tmp_path / "photos" / "b.png", photo[:64, :64])
+    done = within(
+        "restore.py", tmp_path / "photos", "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "out"
+    )
+    assert done.returncode == 1
+    assert "a.png: not restored: the start 'a.png': cannot be scored" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b-steps.png", "b.png"]
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(agent: Path, tmp_path: Path, photo: Image) -> None:
+    (tmp_path / "[old]").mkdir()
+    (tmp_path / "[old]" / "case.yaml").write_text('{name: "[/b]", cases: [{name: "[/i]", steps: [noise]}]}')
+    given = ("--agent", "none", "--toolbox", agent / "small.yaml", "--suite", tmp_path / "[old]" / "case.yaml", "--episodes", 1)
+    done = within("evaluate.py", *given, "--json", tmp_path / "[old]" / "e.json")
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {tmp_path}/[old]/e.json" in done.stdout.replace("\n", "")
+    assert "[/i]" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [

@@ -33,6 +33,17 @@ def test_the_best_is_bold_in_all_forms() -> None:
     assert r"a\_1 & +1.0 $\pm$0.1 \\" in grid().latex()
 
 
+def test_what_looks_like_markup_is_text() -> None:
+    made = Grid("Gains", ["agent", "psnr"])
+    made.add("[old]", "[nan%, nan%]")
+    made.add("[/b]", ":cat:")
+    made.mark(1, [1.0, 1.0])
+    console = Console(width=60, emoji=False)
+    with console.capture() as capture:
+        console.print(made.terminal())
+    assert all(text in capture.get() for text in ("[old]", "[nan%, nan%]", "[/b]", ":cat:"))
+
+
 def test_what_is_no_number_is_never_the_best() -> None:
     made = Grid("t", ["a", "x"])
     for _ in range(3):

@@ -14,7 +14,9 @@ import pytest
 
 from agents.agent import observer_for, play
 from agents.training_free.bounds import FixedAgent
+from experiments.console import write_json
 from experiments.report import write_report
+from experiments.report_page import pictures
 from experiments.report_page.charts import charts
 from experiments.report_page.explorer import explorer
 from experiments.report_page.page import figure, page, script_hash, signed
@@ -26,6 +28,7 @@ from experiments.runs import RunFolder
 from pool import Problem
 from tests.conftest import BRIGHTER, DARKER, FAILS
 from tests.experiments.report_runs import BREAKOUT, METRICS, SCRIPT, hostile, make_run, played
+from tir_env.starts import Pin
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
@@ -170,6 +173,16 @@ def test_a_table_that_lacks_figures_is_named(run: Path) -> None:
         write_report((run,))
 
 
+def test_a_figure_that_nobody_knows_is_null_in_the_table_and_a_dash_on_the_page(run: Path) -> None:
+    table = json.loads((run / "table.json").read_text())
+    table["rows"]["random"] |= {"psnr": float("nan"), "psnr gain": float("inf")}
+    write_json(run / "table.json", table)
+    assert json.loads((run / "table.json").read_text(), parse_constant=pytest.fail)["rows"]["random"]["psnr"] is None
+    read = read_run(run, "run")
+    assert np.isnan(read.table["random"]["psnr gain"])
+    assert "–" in page([read], 24)
+
+
 def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
     """Names that would lead out of it, and a digest that a hand put in, under which a thumbnail would be kept."""
     trajectories = played(4)
@@ -223,7 +236,7 @@ def real(tmp_path: Path) -> tuple[Path, list[Trajectory]]:
 
 def test_pictures_that_were_not_kept_are_made_again(real: tuple[Path, list[Trajectory]]) -> None:
     folder, trajectories = real
-    album = gather(read_run(folder, "real"), 1e9)
+    album = gather(read_run(folder, "real"), 1e9, remake=True)
     assert album.notes == []
     kept = {path.stem: path.read_bytes() for path in (folder / "thumbnails").iterdir()}
     assert kept == album.pictures
@@ -235,12 +248,41 @@ def test_pictures_that_were_not_kept_are_made_again(real: tuple[Path, list[Traje
     )
 
 
+@pytest.mark.parametrize("named", [{"toolbox": "tools.yaml"}, {"toolbox": "pocket", "depth": "model:somebody/depth"}])
+def test_of_what_a_stranger_may_have_written_nothing_is_run_unasked(
+    real: tuple[Path, list[Trajectory]], named: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = real
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(pictures, "World", None)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | named))
+    said = write_report((folder,)).read_text(encoding="utf-8")
+    assert "3 of 3 trajectories have no pictures" in said
+    assert "If you trust this run: report.py --remake." in said
+    with pytest.raises(TypeError):
+        write_report((folder,), remake=True)
+
+
+def test_pictures_of_a_run_on_whole_sources_are_made_again(tmp_path: Path) -> None:
+    world = World("skimage", "all", "noise", "small", "gain:psnr", METRICS, 1, 32)
+    agent = FixedAgent([], world.stop, "none")
+    starts = [world.draw(0, 0, Pin(image=photo.name)) for photo in world.images.part("train")[:2]]
+    trajectories = play(world, observer_for(agent, world), agent, starts)
+    settings = {"toolbox": "small", "images": "skimage", "test_images": "", "suite": "noise", "crop": 32, "whole": True}
+    folder = make_run(tmp_path / "whole", trajectories, pictures=False, **settings)
+    album = gather(read_run(folder, "whole"), 1e9)
+    assert (album.notes, len(album.pictures)) == ([], 4)
+
+
 def test_a_folder_that_may_not_be_written_to_is_left_alone(
     real: tuple[Path, list[Trajectory]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, trajectories = real
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert len(gather(read_run(folder, "real"), 1e9).pictures) == len({d for t in trajectories for d in digests_of(t)})
+    assert len(gather(read_run(folder, "real"), 1e9, remake=True).pictures) == len(
+        {d for t in trajectories for d in digests_of(t)}
+    )
     assert not (folder / "thumbnails").exists()
 
 
@@ -250,7 +292,7 @@ def test_pixels_that_do_not_come_out_as_recorded_are_not_shown(real: tuple[Path,
     data = json.loads(file.read_text())
     data["steps"][0]["digest"] = "0" * 32
     file.write_text(json.dumps(data))
-    album = gather(read_run(folder, "real"), 1e9)
+    album = gather(read_run(folder, "real"), 1e9, remake=True)
     assert len(album.notes) == 1
     assert "1 of 3 trajectories have no pictures: step 1 (brighten/gamma)" in album.notes[0]
     assert "0" * 32 not in album.pictures

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from agents.clip_mlp.config import Hyperparameters
+from experiments.report_page.reading import read_run
 from experiments.reporting import table
 from experiments.run import Run, settings_from
-from experiments.runs import CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
+from experiments.runs import CHANGES, CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
 
 
@@ -132,6 +133,30 @@ def test_a_preset_is_only_values_and_the_command_line_wins() -> None:
 def test_resuming_takes_the_runs_settings_unless_they_are_given_anew(folder: RunFolder) -> None:
     resumed = settings_from([f"--resume={folder.path}", "--iterations", "7"])
     assert (resumed.reward, resumed.iterations, resumed.out) == ("mar", 7, folder.path)
+
+
+def test_what_resuming_changed_is_noted_with_the_iteration_after_which_it_holds(folder: RunFolder) -> None:
+    given = settings_from(["--resume", str(folder.path), "--iterations", "70", "--lr", "0.5"])
+    folder.save_checkpoint(3, save)
+    for _ in range(2):  # a training writes them down more than once
+        folder.write_settings(given)
+    folder.save_checkpoint(4, save)
+    folder.write_settings(settings_from(["--resume", str(folder.path), "--iterations", "80"]))
+    first, second = folder.changes()
+    assert (first.after, first.settings) == (3, {"iterations": (60, 70), "light.lr": (0.003, 0.5)})
+    assert (second.after, second.settings) == (4, {"iterations": (70, 80)})
+    said = "After iteration 3 it was gone on with other settings: iterations 70 in place of 60, light.lr 0.5 in place of 0.003."
+    assert said in read_run(folder.path, "run").notes
+    (folder.path / CHANGES).write_text("{}")
+    with pytest.raises(Problem, match=r"settings\.jsonl: is damaged"):
+        folder.changes()
+
+
+@pytest.mark.parametrize("option", ["--out=elsewhere", "--preset=paper"])
+def test_options_that_do_nothing_to_a_run_gone_on_with_are_refused(folder: RunFolder, option: str) -> None:
+    with pytest.raises(Problem, match="would do nothing beside --resume"):
+        settings_from(["--resume", str(folder.path), option])
+    assert settings_from(["--resume", str(folder.path), "--out", str(folder.path), "--preset", "pocket"]).reward == "mar"
 
 
 def test_of_a_narrow_terminal_the_names_pay_and_not_the_numbers() -> None:

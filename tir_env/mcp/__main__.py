@@ -87,6 +87,10 @@ def check(settings: Serve) -> None:
         raise Problem("--workers, --ray-address", "are for a pool on Ray", "Add --pool ray.")
     if not settings.http and (settings.allow_hosts or settings.host != Serve.host):
         raise Problem("--host, --allow-hosts", "are for HTTP", "Add --http.")
+    if not settings.http and settings.port != Serve.port:
+        raise Problem("--port", "is for HTTP", "Add --http.")
+    if settings.agent is None and settings.horizon is not None:
+        raise Problem("--horizon", "is of an agent's decisions", "Add --agent.")
     if not is_loopback(settings.host) and not settings.allow_hosts:
         reason = "would open this server, which asks for no password, to other machines"
         raise Problem(f"--host {settings.host}", reason, "Name those by which they may call it: --allow-hosts NAME:PORT.")

@@ -54,7 +54,8 @@ def main(command: Command) -> int:
 
 
 def list_tools(toolbox: Toolbox, console: Console) -> int:
-    table = Table("tool", "scale", "engine", "weights", "ms 256x256", "source", title=f"{toolbox.name}: {toolbox.description}")
+    title = escape(f"{toolbox.name}: {toolbox.description}")
+    table = Table("tool", "scale", "engine", "weights", "ms 256x256", "source", title=title)
     missing = 0
     for tool in toolbox:
         weights = tool.engine.weights
@@ -66,7 +67,7 @@ def list_tools(toolbox: Toolbox, console: Console) -> int:
             state, missing = f"[red]missing:[/] {escape(weights.name)}", missing + 1
         cost = f"{tool.traits.cost * 1e3:.0f}" if tool.traits.cost else "-"
         source = "; ".join(text for text in (tool.source, tool.license) if text) or tool.about
-        table.add_row(tool.name, str(tool.scale), type(tool.engine).__name__, state, cost, escape(source))
+        table.add_row(escape(tool.name), str(tool.scale), type(tool.engine).__name__, state, cost, escape(source))
     console.print(table)
     console.print(f"{len(toolbox)} tools: {len(toolbox) - missing} ready, {missing} without their weight file.")
     if missing:
@@ -86,7 +87,7 @@ def check_tools(toolbox: Toolbox, size: int, console: Console) -> int:
             verdict, detail = _try(tool, image)
         counts[verdict] += 1
         colour = {"ok": "green", "missing": "yellow", "failed": "red"}[verdict]
-        console.print(f"[{colour}]{verdict:8}[/] {tool.name:36} {escape(detail)}")
+        console.print(f"[{colour}]{verdict:8}[/] {escape(f'{tool.name:36}')} {escape(detail)}")
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 1 if counts["failed"] else 0
 

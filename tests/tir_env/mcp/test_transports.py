@@ -110,6 +110,8 @@ def ended(settings: Serve, monkeypatch: pytest.MonkeyPatch) -> int:
         (Serve(max_pixels=0), "--max-pixels: must be at least 1"),
         (Serve(workers=2), "Add --pool ray"),
         (Serve(host="0.0.0.0"), "are for HTTP"),
+        (Serve(port=9000), "--port: is for HTTP"),
+        (Serve(horizon=2), "Add --agent"),
         (Serve(http=True, host="0.0.0.0"), "which asks for no password"),
         (Serve(http=True, port=70000), "cannot be listened at"),
         (Serve(http=True, host="203.0.113.7", allow_hosts=("box:1",)), "cannot be listened at"),
