@@ -183,7 +183,12 @@ class Router(Pool):
             return
         cause = future.exception()
         if cause is None:
-            self._answered(hand, group, self._fleet.receive(hand, group.number, future.result()))
+            try:
+                report = self._fleet.receive(hand, group.number, future.result())
+            except Exception as unreadable:  # a result's class may raise whatever it likes when it is rebuilt here
+                self._uncarried(hand, group, unreadable)
+            else:
+                self._answered(hand, group, report)
         elif self._fleet.is_loss(cause) and not isinstance(cause, ModelRaised):
             self._lose(hand)
         else:

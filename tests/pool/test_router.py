@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool import Call, LocalPool, Outcome, Problem, UnknownModel, connect
+from pool import BadOutput, Call, LocalPool, Outcome, Problem, UnknownModel, connect
 from pool.board import RUNNING, Record
 from pool.fleet import Hand
 from pool.options import Options
 from pool.router import Router
-from pool.worker import Job
+from pool.worker import Job, Report
 from tests.pool.models import Add, Count, Resident, Troubled, Unloadable
 from tests.pool.stand_in import Lost, ThreadFleet
 
@@ -239,6 +240,22 @@ def test_without_a_record_the_oldest_group_is_suspected_and_runs_one_by_one(tmp_
         pool.add(Add(1))
         outcomes = pool.run([Call("add1", item) for item in [*range(30), "poison", *range(30, 60)]])
         assert [outcome.ok for outcome in outcomes] == [True] * 30 + [False] + [True] * 30
+
+
+def test_one_unreadable_result_costs_one_call(tmp_path: Path) -> None:
+    class Odd(ThreadFleet):
+        def receive(self, hand: Hand, group: int, sent: Report) -> Report:
+            return super().receive(hand, group, pickle.loads(pickle.dumps(sent)))
+
+    with router(Odd(tmp_path)) as pool:
+        pool.add(Troubled())
+        calls = [Call("troubled", ("fine", index)) for index in range(40)]
+        calls.insert(20, Call("troubled", ("unreadable", 1)))
+        outcomes = pool.run(calls)
+        bad = outcomes.pop(20)
+        assert [outcome.value for outcome in outcomes] == [(index,) for index in range(40)]
+        assert isinstance(bad.error, BadOutput)
+        assert pool.run([Call("troubled", ("fine", "again"))])[0].ok
 
 
 def test_a_breaker_opens_for_a_model_that_does_not_load(tmp_path: Path) -> None:
