@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from pool import execute
 from pool.desk import Desk, Ended, again, resolve
 from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
-from pool.faults import FREE_LOSSES, blame, brief
+from pool.faults import blame, brief, charge
 from pool.fleet import Fleet, Hand
 from pool.local import clash, definition_of, unknown
 from pool.medic import GRACE, Finding, Medic, Workers
@@ -310,11 +310,10 @@ class Router(Pool):
             for group in groups:
                 group.closed = True
                 for request in group.requests:
-                    guilty = request in verdict.culprits
-                    request.losses += not guilty
-                    if guilty or request.losses >= FREE_LOSSES:
+                    fault = charge(verdict, request)
+                    if fault is not None:
                         request.alone = True
-                        self._charge(request, verdict.kind(request.line.name, verdict.cause), ended)
+                        self._charge(request, fault, ended)
                     else:
                         self._scheduler.push_back(request)
         self._desk.finish(ended)
