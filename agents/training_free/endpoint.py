@@ -1,9 +1,11 @@
 """Any server that speaks OpenAI's chat protocol: how proprietary models, vLLM, llama.cpp and others take part.
 
 The key comes from the environment and goes nowhere but into the request: it is blotted out of whatever a server says, and an address
-that holds a password or a query, which would be written down with the results, is refused. What goes wrong is an `EndpointError` that
-says whose fault it is; what may pass (no connection, too many requests, an overloaded server, an answer that is none) is tried again,
-with growing pauses.
+that holds a password or a query, which would be written down with the results, is refused.
+
+What goes wrong is an `EndpointError` that says whose fault it is; what may pass (no connection, too many requests, an overloaded
+server, an answer that is none) is tried again, with growing pauses; what no other question would better (the key, the model's name) is
+`final`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class EndpointError(Problem):
     """An endpoint that gave no usable answer."""
 
     passing = False  # another try may succeed
+    final = False  # no other question will be answered either
 
 
 class NoKey(EndpointError):
@@ -103,13 +106,20 @@ class Endpoint:
             )
         self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
         self._http = httpx.Client(timeout=timeout)
+        self._answers = False  # it has answered once
+        self._settings: dict[str, Any] = {"temperature": 0}
 
     def __repr__(self) -> str:
         return f"Endpoint({self.model!r}, {self.url!r})"  # without the key
 
     def reply(self, questions: Sequence[Question]) -> list[Reply]:
         with ThreadPoolExecutor(min(self.at_once, max(1, len(questions)))) as threads:
-            return list(threads.map(self._reply, questions))
+            replies = list(threads.map(self._reply, questions))
+        self._answers = self._answers or any(isinstance(reply, str) for reply in replies)
+        for reply in replies:
+            if isinstance(reply, EndpointError) and not (reply.passing or self._answers):
+                reply.final = True  # where others are answered, it may be the question's fault: too large an image
+        return replies
 
     def _reply(self, question: Question) -> Reply:
         for attempt in range(1, self.attempts + 1):
@@ -123,11 +133,16 @@ class Endpoint:
         raise AssertionError("attempts is at least 1")
 
     def _ask(self, question: Question) -> str:
-        body: dict[str, Any] = {"model": self.model, "messages": [_told(m) for m in question.messages], "temperature": 0}
+        body: dict[str, Any] = {"model": self.model, "messages": [_told(m) for m in question.messages]}
         if question.tools:
             body["tools"] = question.tools
+        settings = self._settings  # other threads may find out meanwhile
         try:
-            answer = self._send(body)
+            answer = self._send(body | settings)
+            if answer.code == httpx.codes.BAD_REQUEST and settings and b"temperature" in answer.body:
+                answer = self._send(body)  # some models, such as GPT-5, take no temperature but their own
+                if answer.code == httpx.codes.OK:
+                    self._settings = {}
         except httpx.TimeoutException as error:
             raise Slow(self.name, "gave no whole answer in time", "Try a smaller image, or a faster model.") from error
         except httpx.DecodingError as error:
@@ -162,8 +177,12 @@ class Endpoint:
             return busy
         if code in (401, 403):
             remedy = f"Is {KEY} right?" if self._key else f"export {KEY}=..."
-            return (Refused if self._key else NoKey)(self.name, f"refused the key ({code}): {words}", remedy)
-        return Refused(self.name, f"answered {code}: {words}", f"Does it know the model {self.model!r}, images and tools?")
+            error = (Refused if self._key else NoKey)(self.name, f"refused the key ({code}): {words}", remedy)
+        else:
+            remedy = f"Does it know the model {self.model!r}, images and tools?"
+            error = Refused(self.name, f"answered {code}: {words}", remedy)
+        error.final = code in (401, 404)
+        return error
 
     def _text(self, answer: Answer) -> str:
         """What was said, tool calls as Qwen writes them."""

@@ -82,7 +82,7 @@ class ChatEye(Eye):
         [reply] = yield [Asked(self.speaker, Question([said(LOOK, state.image)]))]
         severities = reply if isinstance(reply, Problem) else read_severities(reply)
         if isinstance(severities, Problem):
-            walk.remarks.append(f"{self.instead.name} perceived instead: {severities}")
+            walk.fall_back(f"{self.instead.name} perceived instead: {severities}")
             return (yield from self.instead.look(walk, state))
         return severities
 
@@ -94,7 +94,7 @@ class ChatEye(Eye):
             [reply] = yield [Asked(self.speaker, Question([said(COMPARE, leader.image, rival.image)]))]
             found = None if isinstance(reply, Problem) else LETTER.search(reply)
             if found is None:
-                walk.remarks.append(f"{self.instead.name} compared instead: {self.speaker.name} said {str(reply)[:200]!r}")
+                walk.fall_back(f"{self.instead.name} compared instead: {self.speaker.name} said {str(reply)[:200]!r}")
                 leader = yield from self.instead.best(walk, [leader, rival])
             elif found[1] == "B":
                 leader = rival

@@ -121,6 +121,34 @@ def test_one_failure_among_others() -> None:
     assert [type(reply) for reply in replies] == [str, Refused, str]
 
 
+def test_a_refusal_is_final_if_no_other_question_would_fare_better() -> None:
+    for answers, final in (
+        ([Answer(code=401)], True),
+        ([Answer(code=404, body="no such model")], True),
+        ([Answer(code=400, body="no images please")], True),
+        ([Answer("I see."), Answer(code=400, body="this image is too large")], False),
+        ([Answer("I see."), Answer(code=401)], True),
+        ([Answer(code=503)], False),
+    ):
+        with chat_server(answers) as server:
+            asked = endpoint(server.url)
+            for _ in answers:
+                [error] = asked.reply([ASK])
+        assert isinstance(error, EndpointError)
+        assert error.final == final, answers
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without() -> None:
+    def answers(body: dict[str, object]) -> Answer:
+        words = "Unsupported value: 'temperature' does not support 0 with this model."
+        return Answer(code=400, body=words) if "temperature" in body else Answer("yes")
+
+    with chat_server(answers) as server:
+        asked = endpoint(server.url)
+        assert [asked.reply([ASK]) for _ in range(2)] == [["yes"], ["yes"]]
+    assert ["temperature" in body for body in server.asked] == [True, False, False], "the second time it is known"
+
+
 def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -141,6 +141,7 @@ def test_what_a_zero_shot_policy_gets_wrong_is_answered_until_patience_ends() ->
     [trajectory] = played(world, ZeroShot(Scripted(call("denoise/m0"), Problem("server", "is down"))))
     assert rules(world, trajectory) == ["noise=0"], "what was done is kept"
     assert trajectory.steps[0].notes["remarks"] == ["the episode ended here: server: is down"]
+    assert trajectory.steps[0].notes["fallbacks"] == 1
 
 
 def test_a_whole_sequence_at_once() -> None:
@@ -165,6 +166,17 @@ def test_by_name_over_http() -> None:
         eye = open_agent(f"agenticir:eye=endpoint:sees@{server.url},planner=endpoint:plans@{server.url},experience=none", world)
     assert isinstance(eye, AgenticIR)
     assert (eye.eye.name, eye.planner.name) == ("endpoint:sees@127.0.0.1", "endpoint:plans@127.0.0.1")
+
+
+@pytest.mark.parametrize("spec", ["zero-shot:{}", "agenticir:eye={}", "agenticir:planner={}"])
+def test_an_agent_whose_model_is_refused_does_not_become_another(spec: str) -> None:
+    world = world_of(*CLEAN)
+    with chat_server([Answer(code=404, body="no such model")]) as server:
+        agent = open_agent(spec.format(f"endpoint:sees@{server.url}"), world)
+        if isinstance(agent, AgenticIR) and isinstance(agent.eye, PocketEye):
+            agent.eye = eye_of(world)
+        with pytest.raises(Problem, match="Does it know the model 'sees'"):
+            played(world, agent)  # type: ignore[arg-type]
 
 
 def test_a_model_of_transformers_answers_in_the_pool(tmp_path: Path) -> None:
