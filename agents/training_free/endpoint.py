@@ -1,7 +1,9 @@
 """Any server that speaks OpenAI's chat protocol: how proprietary models, vLLM, llama.cpp and others take part.
 
 The key comes from the environment and goes nowhere but into the request: it is blotted out of whatever a server says, and an address
-that holds a password or a query, which would be written down with the results, is refused.
+that holds a password or a query, which would be written down with the results, is refused. An address may come from a stranger's
+settings: OpenAI's key goes to OpenAI, to $OPENAI_BASE_URL and to this machine; other servers have a key of their own, and no key
+leaves this machine over plain http.
 
 What goes wrong is an `EndpointError` that says whose fault it is; what may pass (no connection, too many requests, an overloaded
 server, an answer that is none) is tried again, with growing pauses; what no other question would better (the key, the model's name) is
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import json
 import os
 import time
@@ -30,6 +33,7 @@ from pool.errors import readable
 
 OPENAI = "https://api.openai.com/v1"
 KEY, BASE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+OTHER_KEY = "TIR_ENDPOINT_KEY"  # of a server that is neither OpenAI's nor that of BASE
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # HTTP answers that another try may better
 LONGEST_PAUSE = 30.0
 LARGEST = 16 << 20  # bytes of an answer
@@ -97,13 +101,17 @@ class Endpoint:
         """`url` ends before /chat/completions; not given: that in $OPENAI_BASE_URL, or else OpenAI's. `pause` doubles each time."""
         self.model, self.url = model, (url or os.environ.get(BASE) or OPENAI).rstrip("/")
         self.name = f"endpoint:{model}@{host_of(self.url, model)}"
-        self._key = os.environ.get(KEY, "")
+        self._variable = variable_for(self.url)
+        self._key = os.environ.get(self._variable, "")
         if not all("!" <= letter <= "~" for letter in self._key):
-            raise EndpointError(KEY, "holds a blank, a line break or another sign that no key has", "Set it anew.")
+            raise EndpointError(self._variable, "holds a blank, a line break or another sign that no key has", "Set it anew.")
         if not self._key and self.url == OPENAI:
             raise NoKey(
                 self.name, f"wants a key, and the environment has no {KEY}", f"export {KEY}=..., or give another address."
             )
+        if self._key and httpx.URL(self.url).scheme != "https" and not on_this_machine(self.url):
+            reason = f"would be sent the key of {self._variable} over http, for all to read"
+            raise EndpointError(self.name, reason, f"Use https, or a tunnel to 127.0.0.1; or unset {self._variable}.")
         self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
         self._http = httpx.Client(timeout=timeout)
         self._answers = False  # it has answered once
@@ -176,7 +184,7 @@ class Endpoint:
             busy.pause = _pause_of(answer.retry_after)
             return busy
         if code in (401, 403):
-            remedy = f"Is {KEY} right?" if self._key else f"export {KEY}=..."
+            remedy = f"Is {self._variable} right?" if self._key else f"export {self._variable}=..."
             error = (Refused if self._key else NoKey)(self.name, f"refused the key ({code}): {words}", remedy)
         else:
             remedy = f"Does it know the model {self.model!r}, images and tools?"
@@ -224,8 +232,23 @@ def host_of(url: str, model: str) -> str:
         raise EndpointError(f"endpoint {model!r}", reason, remedy)
     if address.userinfo or address.query or address.fragment or "?" in url or "#" in url:
         reason = f"has an address at {address.host} with a password or a query in it, which would be written down"
-        raise EndpointError(f"endpoint {model!r}", reason, f"Leave them out: a key belongs into {KEY}.")
+        raise EndpointError(f"endpoint {model!r}", reason, f"Leave them out: a key belongs into {KEY} or {OTHER_KEY}.")
     return address.host
+
+
+def variable_for(url: str) -> str:
+    """Which variable holds the key of a server."""
+    base = os.environ.get(BASE, "").rstrip("/")
+    known = url == base or httpx.URL(url).host == httpx.URL(OPENAI).host or on_this_machine(url)
+    return KEY if known else OTHER_KEY
+
+
+def on_this_machine(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _json(arguments: Any) -> str:
