@@ -2,7 +2,8 @@
 
     python experiments/bench_grpo.py --json grpo.json
 
-Both have the same model, world, starts, tools and number of rollouts. The model has learnt to call four tools one after another, so
+Both have the same model, world, starts, tools and number of rollouts; each step has new starts, and neither has run a tool on them
+before. The model has learnt to call four tools one after another, so
 that all rollouts take four turns. Tools take no time, or as long as `--delays` says. You see seconds for a step and their ratio,
 with the spread over rounds, and where our time goes; then our seconds for a step of one turn, of two, and so on.
 """
@@ -58,7 +59,7 @@ class Bench:
     workers: int = 16
     """Processes of the pool where tools take time; both use them."""
     warm_up: int = 100
-    """Steps of supervised learning before, at 64 pixels, and a tenth of them at full size."""
+    """Steps of supervised learning before, at 64 pixels, and a tenth of them at full size; 0 for none."""
     threads: int = 2
     """That PyTorch computes with."""
     seed: int = 0
@@ -89,6 +90,7 @@ def shifts(count: int, seconds: float) -> Toolbox:
 
 def bench(settings: Bench) -> None:
     at_least(1, turns=settings.turns, prompts=settings.prompts, rounds=settings.rounds, threads=settings.threads)
+    at_least(0, warm_up=settings.warm_up)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     needed("trl")
     torch.set_num_threads(settings.threads)
@@ -116,8 +118,9 @@ def growth(settings: Bench) -> list[dict[str, Any]]:
     """Steps of so many turns, in turns; the model knows as many tools in all of them."""
     side, most = settings.sides[0], max(settings.growth)
     vlm = prepared_model(side, most, settings)
-    with connect("local") as pool:
-        worlds = [world_of(side, 0.0, pool, most, turns) for turns in settings.growth]
+    with ExitStack() as stack:
+        pools = [stack.enter_context(connect("local")) for _ in settings.growth]  # their starts are the same
+        worlds = [world_of(side, 0.0, pool, most, turns) for pool, turns in zip(pools, settings.growth, strict=True)]
         learners = [Ours(copy.deepcopy(vlm), world, settings) for world in worlds]
         taken = [[learner.step() for learner in learners] for _ in range(settings.rounds + 1)][1:]
     steps = zip(settings.growth, zip(*taken, strict=True), strict=True)
@@ -144,6 +147,8 @@ def prepared_model(side: int, tools: int, settings: Bench) -> Vlm:
     torch.manual_seed(settings.seed)
     vlm = load(VlmSpec())
     for pixels, steps in ((64, settings.warm_up), (side, settings.warm_up // 10)):
+        if not steps:
+            continue
         with connect("local") as pool:
             world = world_of(pixels, 0.0, pool, tools)
             rng = np.random.default_rng(settings.seed)
@@ -182,12 +187,17 @@ def measured(vlm: Vlm, worlds: list[World], settings: Bench) -> dict[str, Any]:
     }
 
 
+def starts_in_all(settings: Bench) -> int:
+    return settings.prompts * (settings.rounds + 1)
+
+
 class Ours:
     def __init__(self, vlm: Vlm, world: World, settings: Bench) -> None:
         manner = Manner(turn=48, slips=2)
         plan = GrpoSettings(settings.prompts, settings.rollouts, settings.prompts * settings.rollouts, lr=1e-6, manner=manner)
         self.learner = Grpo(vlm, chat(world, vlm.processor), world, plan, Team(), settings.seed, settings.seed, Effort())
         self.split: dict[str, float] = {}
+        world.open([(settings.seed, start) for start in range(starts_in_all(settings))])  # TRL's dataset has scored them, too
         self.rollouts = settings.prompts * settings.rollouts
 
     def step(self) -> tuple[float, float]:
@@ -201,7 +211,7 @@ class Ours:
 class Theirs:
     def __init__(self, vlm: Vlm, world: World, settings: Bench) -> None:
         trl, transformers = needed("trl"), needed("transformers")
-        self.world, self.rounds = world, 0
+        self.world, self.rounds, self.prompts = world, 0, settings.prompts
         seconds: list[float] = []
         called: list[float] = []
 
@@ -228,14 +238,18 @@ class Theirs:
             max_completion_length=(settings.turns + 1) * (image + 96), bf16=False, use_cpu=True, logging_steps=1,
             save_strategy="no", report_to="none", disable_tqdm=True, **arguments(world, vlm.processor),
         )  # fmt: skip
+        self.starts = dataset(world, starts_in_all(settings), seed=settings.seed)
         self.trainer = trl.GRPOTrainer(
-            model=vlm.model, processing_class=vlm.processor, args=config,
-            train_dataset=dataset(world, settings.prompts * (settings.rounds + 1), seed=settings.seed),
+            model=vlm.model, processing_class=vlm.processor, args=config, train_dataset=self.starts,
             environment_factory=restoration_environments(world), reward_funcs=[design_reward(world)], callbacks=[Timer()],
         )  # fmt: skip
         self.trainer.remove_callback(transformers.PrinterCallback)
 
     def step(self) -> tuple[float, float]:
+        # Each call of `train` would draw the same starts from the whole of them.
+        first = self.rounds * self.prompts
+        self.trainer.train_dataset = self.starts.select(range(first, first + self.prompts))
+        self.rounds += 1
         self.trainer.train()
         return self.seconds[-1], self.called[-1]
 

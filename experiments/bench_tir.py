@@ -34,8 +34,9 @@ from experiments.console import at_least, main
 from experiments.diversity import of
 from experiments.grids import spread
 from experiments.vlm import AFTER_SFT
-from pool import Pool
+from pool import Pool, Problem
 from tir_env.world import World
+from tir_env.yaml_files import suggest
 
 SUITES = ("mio100-a", "restore-r1-i")
 METRICS = ("psnr", "ssim", "fsim", "gmsd", "pocket-deqa", "piqe")
@@ -50,7 +51,7 @@ VARIANTS: dict[str, tuple[object, ...]] = {
     "w/o decouple": ("--reward", "mar:no-decouple"),
     "w/o w^θ": ("--reward", "mar:no-weights"),
 }
-# The variants that need a training of their own; vanilla and w/o RL are stages of the first one.
+# The variants that need no training of their own: vanilla and w/o RL are stages of the first one, and are tested beside it.
 UNTRAINED = "untrained"
 STAGES = {"vanilla": UNTRAINED, "w/o RL": AFTER_SFT}
 RIVALS = ("none", "random", "4kagent", "oracle:psnr")
@@ -62,7 +63,7 @@ class Bench:
     test_images: str
     """Photographs to test on, such as a folder of BSD100; never trained on."""
     variants: tuple[str, ...] = tuple(VARIANTS)
-    """Which ones to train."""
+    """Which ones to train; vanilla and w/o RL come with TIR-Agent."""
     light: bool = True
     """Train the light agent beside them, too."""
     seeds: int = 3
@@ -74,13 +75,16 @@ class Bench:
     pool: str = "ray"
     """Where the tools run: local or ray."""
     options: str = ""
-    """More options of run.py for all, in one word: --options="--iterations 12"."""
+    """More options of run.py for all variants, in one word: --options="--iterations 12"; the light agent keeps its own."""
     out: Path = Path("out/bench_tir")
     """Results cell by cell, and the runs."""
 
 
 def bench(settings: Bench) -> None:
     at_least(1, seeds=settings.seeds, tests=settings.tests, groups=settings.groups)
+    for variant in settings.variants:
+        if variant not in VARIANTS:
+            raise Problem(f"variant {variant!r}", "is not known", suggest(variant, VARIANTS))
     told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options")}
     cells = Cells(settings.out / "cells.json", told)
     with workers_for(settings.pool) as (pool, share):
@@ -95,12 +99,17 @@ def bench(settings: Bench) -> None:
                 cells.fill(f"{variant} {seed}", trained, variant, seed, settings, worlds)
                 if variant in DIVERSE:
                     cells.fill(f"diversity {variant} {seed}", diverse, variant, seed, settings, worlds[SUITES[0]])
-            for name, stage in STAGES.items():
+            for name, stage in stages_of(settings).items():
                 cells.fill(f"{name} {seed}", staged, stage, seed, settings, worlds)
     console = Console()
     for table in (gains_table(cells.done, settings), rise_table(cells.done, settings), diversity_table(cells.done, settings)):
         console.print(table)
     console.print(f"figures: {cells.path}")
+
+
+def stages_of(settings: Bench) -> dict[str, str]:
+    """None where their training is not among the variants."""
+    return STAGES if WHOLE in settings.variants else {}
 
 
 def test_world(suite: str, settings: Bench, pool: Pool) -> World:
@@ -182,7 +191,7 @@ def gains_table(done: dict[str, Any], settings: Bench) -> Table:
     for column in ("suite", "policy", *METRICS, "calls"):
         made.add_column(column, justify="left" if column in ("suite", "policy") else "right")
     for suite in SUITES:
-        for name in (*RIVALS, "best single", "clip_mlp", *STAGES, *settings.variants):
+        for name in (*RIVALS, "best single", "clip_mlp", *stages_of(settings), *settings.variants):
             keys = [name] if name in done else [f"{name} {seed}" for seed in range(settings.seeds)]
             cells = [spread(means(done, keys, suite, metric), sign="+") for metric in METRICS]
             made.add_row(suite, name, *cells, spread(means(done, keys, suite, "calls")))

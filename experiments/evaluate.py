@@ -135,12 +135,16 @@ def evaluate(settings: Evaluate) -> None:
         f"per image: {whole['calls']:.2f} tool calls, {whole['policy calls']:.2f} policy calls, "
         f"{whole['seconds per image']:.3f} s with {settings.at_once} side by side; {whole['failures']:.0f} failures in all"
     )
+    whole["fallbacks"] = sum(step.notes.get("fallbacks", 0) for t in played for step in t.steps)
+    if whole["fallbacks"]:
+        console.print(f"{whole['fallbacks']} answers of a language model were missing or no use; the remarks in --json tell")
     if settings.json is not None:
         episodes = [
             {
                 "image": t.start.image, "case": t.start.case, "seed": t.start.seed, "tools": t.tool_names,
                 "before": {m: s.raw for m, s in t.quality.items()}, "after": {m: s.raw for m, s in t.end_quality.items()},
                 "failures": [f.message for f in t.failures],
+                "remarks": [remark for step in t.steps for remark in step.notes.get("remarks", [])],
             }
             for t in played
         ]  # fmt: skip

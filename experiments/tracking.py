@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def trackers(folder: RunFolder, wandb_mode: str, done: int) -> Iterator[list[Tra
         config = json.loads((folder.path / "config.json").read_text())
         try:
             run = wandb.init(
-                project="tir-env", name=name, config=config, dir=str(folder.path), mode=wandb_mode,  # type: ignore[arg-type]
+                project=os.environ.get("WANDB_PROJECT", "tir-env"), name=name, config=config, dir=str(folder.path),
+                mode=wandb_mode,  # type: ignore[arg-type]
                 id=folder.identity or None, resume="allow",
             )  # fmt: skip
         except wandb.errors.Error as error:

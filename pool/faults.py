@@ -46,6 +46,15 @@ def blame(groups: list[Group], finding: Finding, client: int) -> Verdict:
     return Verdict(batch, WorkerLost, f"the process died {record.elapsed:.1f} s into the call")
 
 
+def charge(verdict: Verdict, request: Request) -> CallFailed | None:
+    """What a request with the lost worker is told; None: nothing. Who met too many losses answers for them, not for a culprit."""
+    name = request.line.name
+    if request in verdict.culprits:
+        return verdict.kind(name, verdict.cause)
+    request.losses += 1
+    return None if request.losses < FREE_LOSSES else WorkerLost(name, f"its workers were lost {request.losses} times")
+
+
 def brief(cause: BaseException) -> str:
     """What happened in a remote process: the last line of its traceback."""
     lines = describe(getattr(cause, "cause", None) or cause).strip().splitlines()

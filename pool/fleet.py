@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pool import board
@@ -185,8 +185,12 @@ class Fleet:
 
     @staticmethod
     def is_loss(cause: BaseException) -> bool:
-        """Everything but an exception inside the actor's method: `OutOfMemoryError`, for one, is no `RayActorError`."""
-        return not isinstance(cause, RayTaskError)
+        """Everything but an exception inside the actor's method: `OutOfMemoryError`, for one, is no `RayActorError`.
+
+        Nor is it a loss if this process cannot read what came: Ray's error has a traceback then.
+        """
+        unread = isinstance(cause, RaySystemError) and cause.traceback_str is not None
+        return not (isinstance(cause, RayTaskError) or unread)
 
     def look(self, hand: Hand) -> Record | None:
         """What the worker was doing when last heard of; None if that cannot be known, as when its node is gone."""

@@ -12,7 +12,7 @@ import cloudpickle
 
 from pool import execute
 from pool.cache import ResultCache, digest, own
-from pool.errors import PoolClosed, Problem, UnknownModel, describe
+from pool.errors import BadOutput, PoolClosed, Problem, UnknownModel, describe
 from pool.model import Call, Model, Outcome, Pool, Stats
 
 CACHE = 256 << 20  # bytes of results to remember
@@ -93,7 +93,11 @@ class LocalPool(Pool):
             [answer] = execute.run(model, [call.item])
         if answer.status != execute.OK:
             return Outcome(call.model, error=execute.error_of(call.model, answer), seconds=answer.seconds)
-        value = own(answer.value)
+        try:
+            value = own(answer.value)
+        except Exception as cause:  # a class of the model's own that cannot be rebuilt
+            error = BadOutput(call.model, f"its result cannot be copied: {describe(cause)}")
+            return Outcome(call.model, error=error, seconds=answer.seconds)
         if key is not None:
             self._cache.put(key, value)
         return Outcome(call.model, value, seconds=answer.seconds)

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from typing import Any, NamedTuple, Protocol
 
 from pool.board import IDLE, Record
-from pool.errors import Problem
+from pool.errors import Problem, describe
 from pool.fleet import Hand
 from pool.worker import Job, Report
 
@@ -91,6 +91,17 @@ class Medic:
         self._thread(self._replace, hand, pending)
 
     def _replace(self, hand: Hand, pending: list[Future[Any]]) -> None:
+        try:
+            finding = self._find_out(hand, pending)
+        except Exception:  # of whatever kind: its calls must not wait for ever
+            finding = Finding(None, False)
+        self._post(lambda: self._ward.examined(hand, finding))
+        try:
+            self._staff(hand.slot)
+        except Problem as problem:
+            self._persist(hand.slot, problem)
+
+    def _find_out(self, hand: Hand, pending: list[Future[Any]]) -> Finding:
         noticed = time.monotonic()
         record = self._fleet.look(hand)
         if record is not None:  # its clock ran on while we looked
@@ -98,15 +109,17 @@ class Medic:
         self._fleet.kill(hand)
         self._fleet.drop(hand)
         wait(pending, timeout=2.0)  # answers that were under way when it died are good answers
-        finding = Finding(record, record is not None or self._fleet.node_lives(hand))
-        self._post(lambda: self._ward.examined(hand, finding))
-        try:
-            self._staff(hand.slot)
-        except Problem as problem:
-            self._persist(hand.slot, problem)
+        return Finding(record, record is not None or self._fleet.node_lives(hand))
 
     def _staff(self, slot: int) -> None:
-        hand = self._fleet.start(slot, self._closed)
+        """Raises `Problem` alone: anything else would end its thread, and whoever waits for the worker would wait for ever."""
+        try:
+            hand = self._fleet.start(slot, self._closed)
+        except Problem:
+            raise
+        except Exception as cause:
+            thing = f"worker {slot} of pool {self._fleet.name!r}"
+            raise Problem(thing, f"did not start: {describe(cause)}", "Look at Ray's logs of that worker.") from cause
         if not self._closed.is_set():
             self._post(lambda: self._ward.joined(hand))
         else:  # nobody else will know of it

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pool.errors import Problem
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,3 +35,7 @@ class Options:
     group_items: int = 64  # calls that travel together, at most
     group_seconds: float = 0.05  # work that travels together, at most: what a newcomer may have to wait for
     group_bytes: int = 16 << 20  # that travel together, at most
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise Problem("the pool", f"cannot have {self.workers} workers", "Give it one at least, or leave `workers` out.")

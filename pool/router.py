@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from pool import execute
 from pool.desk import Desk, Ended, again, resolve
 from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
-from pool.faults import FREE_LOSSES, blame, brief
+from pool.faults import blame, brief, charge
 from pool.fleet import Fleet, Hand
 from pool.local import clash, definition_of, unknown
 from pool.medic import GRACE, Finding, Medic, Workers
@@ -183,7 +183,12 @@ class Router(Pool):
             return
         cause = future.exception()
         if cause is None:
-            self._answered(hand, group, self._fleet.receive(hand, group.number, future.result()))
+            try:
+                report = self._fleet.receive(hand, group.number, future.result())
+            except Exception as unreadable:  # a result's class may raise whatever it likes when it is rebuilt here
+                self._uncarried(hand, group, unreadable)
+            else:
+                self._answered(hand, group, report)
         elif self._fleet.is_loss(cause) and not isinstance(cause, ModelRaised):
             self._lose(hand)
         else:
@@ -305,11 +310,10 @@ class Router(Pool):
             for group in groups:
                 group.closed = True
                 for request in group.requests:
-                    guilty = request in verdict.culprits
-                    request.losses += not guilty
-                    if guilty or request.losses >= FREE_LOSSES:
+                    fault = charge(verdict, request)
+                    if fault is not None:
                         request.alone = True
-                        self._charge(request, verdict.kind(request.line.name, verdict.cause), ended)
+                        self._charge(request, fault, ended)
                     else:
                         self._scheduler.push_back(request)
         self._desk.finish(ended)

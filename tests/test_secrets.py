@@ -48,7 +48,6 @@ def test_a_key_that_a_server_repeats_is_written_nowhere(
 ) -> None:
     echoes = [
         Answer(f"Bearer {SECRET}", [(SECRET, f'{{"model": "{SECRET}"}}')]),
-        Answer(code=401, body=f"bad key {SECRET}"),
         Answer(body=f'{{"error": "{SECRET}"}}'),
         Answer(code=400, body=f"Authorization: Bearer {SECRET}"),
     ]
@@ -62,11 +61,15 @@ def test_a_key_that_a_server_repeats_is_written_nowhere(
         agent = open_agent(spec, world)
         trajectories = play(world, observer_for(agent, world), agent, [world.draw(0, number) for number in range(4)])
         assert set(server.keys) == {f"Bearer {SECRET}"}, "it does reach the server"
+    with chat_server([Answer(code=401, body=f"bad key {SECRET}")]) as server:
+        assert started(monkeypatch, "--agent", f"zero-shot:endpoint:sees@{server.url}", *options) == 2
     run = make_run(tmp_path / "run", trajectories)
     write_report((run,))
     assert found_in(run / "trajectories", "***"), "the server's words are there, without it"
     out, err = capsys.readouterr()
     assert SECRET not in out + err + caplog.text
+    assert f"Is {KEY} right?" in err
+    assert "answers of a language model were missing or no use" in out
     assert (tmp_path / "figures.json").is_file()
     assert found_in(tmp_path, SECRET) == []
 

@@ -22,6 +22,9 @@ class Observer:
     def __init__(self, world: World, canvas: int = 128, encoder: Model | None = None) -> None:
         if canvas != int(canvas) or canvas < 8:
             raise Problem("canvas", f"must be a whole number of pixels from 8, not {canvas}", "Correct it.")
+        if isinstance(encoder, str):  # encoders are looked up by the agents, who are upstairs
+            remedy = f"Pass EncoderSpec({encoder!r}).open(), from agents.clip_mlp.agent."
+            raise Problem(f"encoder {encoder!r}", "is a name, and the environment takes a model of the pool", remedy)
         self.world, self.canvas, self.encoder = world, int(canvas), world.encoder_for(encoder)
         tools = len(world.toolbox)
         if self.encoder is not None:

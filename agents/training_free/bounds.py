@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import xxhash
 from agents.agent import Observations
 from pool import Model, Problem
 from rewards import open_metric
+from tir_env.tools import Tool
 from tir_env.trajectory import Start, Trajectory
 from tir_env.tree.file import Tree
 from tir_env.tree.growing import ground_of, grow
@@ -124,13 +126,31 @@ class ExhaustiveOracle:
             return self.world
         start = trajectory.start
         if start not in self._trees:
-            key = xxhash.xxh3_128(f"{self.ground.model_dump_json()} {start}".encode()).hexdigest()
-            path = self.keep / f"{key}.safetensors" if self.keep else None
+            path = self.keep / f"{self._key(trajectory)}.safetensors" if self.keep else None
             tree = Tree.load(path) if path and path.exists() else grow(self.world, trajectory, self.ground)
             if path and not path.exists():
                 tree.save(path)
             self._trees[start] = TreeWorld(tree, "all", f"final:{self.metric}")
         return self._trees[start]
+
+    def _key(self, trajectory: Trajectory) -> str:
+        """What the result of a search depends on; the code of tools aside."""
+        pixels = f"{trajectory.input_digest} {trajectory.reference_digest}"
+        parts = (self.ground.model_dump_json(), self._tools, trajectory.start, pixels)
+        return xxhash.xxh3_128(" ".join(map(str, parts)).encode()).hexdigest()
+
+    @cached_property
+    def _tools(self) -> list[tuple[object, ...]]:
+        """Their parameters and weights: of two toolboxes that name the same tools, one may do other things with them."""
+        return [
+            (tool.name, tool.engine, tool.multiple, tool.tile, tool.overlap, digest_of(tool)) for tool in self.world.toolbox
+        ]
+
+
+def digest_of(tool: Tool) -> str:
+    """Of its weight file; nothing where there is none."""
+    file = tool.engine.weights.found() if tool.engine.weights else None
+    return xxhash.xxh3_128(file.read_bytes()).hexdigest() if file else ""
 
 
 def reference_metric(metric: str) -> str:

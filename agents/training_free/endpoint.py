@@ -1,15 +1,20 @@
 """Any server that speaks OpenAI's chat protocol: how proprietary models, vLLM, llama.cpp and others take part.
 
 The key comes from the environment and goes nowhere but into the request: it is blotted out of whatever a server says, and an address
-that holds a password or a query, which would be written down with the results, is refused. What goes wrong is an `EndpointError` that
-says whose fault it is; what may pass (no connection, too many requests, an overloaded server, an answer that is none) is tried again,
-with growing pauses.
+that holds a password or a query, which would be written down with the results, is refused. An address may come from a stranger's
+settings: OpenAI's key goes to OpenAI, to $OPENAI_BASE_URL and to this machine; other servers have a key of their own, and no key
+leaves this machine over plain http.
+
+What goes wrong is an `EndpointError` that says whose fault it is; what may pass (no connection, too many requests, an overloaded
+server, an answer that is none) is tried again, with growing pauses; what no other question would better (the key, the model's name) is
+`final`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import json
 import os
 import time
@@ -28,6 +33,7 @@ from pool.errors import readable
 
 OPENAI = "https://api.openai.com/v1"
 KEY, BASE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+OTHER_KEY = "TIR_ENDPOINT_KEY"  # of a server that is neither OpenAI's nor that of BASE
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # HTTP answers that another try may better
 LONGEST_PAUSE = 30.0
 LARGEST = 16 << 20  # bytes of an answer
@@ -37,6 +43,7 @@ class EndpointError(Problem):
     """An endpoint that gave no usable answer."""
 
     passing = False  # another try may succeed
+    final = False  # no other question will be answered either
 
 
 class NoKey(EndpointError):
@@ -94,22 +101,33 @@ class Endpoint:
         """`url` ends before /chat/completions; not given: that in $OPENAI_BASE_URL, or else OpenAI's. `pause` doubles each time."""
         self.model, self.url = model, (url or os.environ.get(BASE) or OPENAI).rstrip("/")
         self.name = f"endpoint:{model}@{host_of(self.url, model)}"
-        self._key = os.environ.get(KEY, "")
+        self._variable = variable_for(self.url)
+        self._key = os.environ.get(self._variable, "")
         if not all("!" <= letter <= "~" for letter in self._key):
-            raise EndpointError(KEY, "holds a blank, a line break or another sign that no key has", "Set it anew.")
+            raise EndpointError(self._variable, "holds a blank, a line break or another sign that no key has", "Set it anew.")
         if not self._key and self.url == OPENAI:
             raise NoKey(
                 self.name, f"wants a key, and the environment has no {KEY}", f"export {KEY}=..., or give another address."
             )
+        if self._key and httpx.URL(self.url).scheme != "https" and not on_this_machine(self.url):
+            reason = f"would be sent the key of {self._variable} over http, for all to read"
+            raise EndpointError(self.name, reason, f"Use https, or a tunnel to 127.0.0.1; or unset {self._variable}.")
         self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
         self._http = httpx.Client(timeout=timeout)
+        self._answers = False  # it has answered once
+        self._settings: dict[str, Any] = {"temperature": 0}
 
     def __repr__(self) -> str:
         return f"Endpoint({self.model!r}, {self.url!r})"  # without the key
 
     def reply(self, questions: Sequence[Question]) -> list[Reply]:
         with ThreadPoolExecutor(min(self.at_once, max(1, len(questions)))) as threads:
-            return list(threads.map(self._reply, questions))
+            replies = list(threads.map(self._reply, questions))
+        self._answers = self._answers or any(isinstance(reply, str) for reply in replies)
+        for reply in replies:
+            if isinstance(reply, EndpointError) and not (reply.passing or self._answers):
+                reply.final = True  # where others are answered, it may be the question's fault: too large an image
+        return replies
 
     def _reply(self, question: Question) -> Reply:
         for attempt in range(1, self.attempts + 1):
@@ -123,11 +141,16 @@ class Endpoint:
         raise AssertionError("attempts is at least 1")
 
     def _ask(self, question: Question) -> str:
-        body: dict[str, Any] = {"model": self.model, "messages": [_told(m) for m in question.messages], "temperature": 0}
+        body: dict[str, Any] = {"model": self.model, "messages": [_told(m) for m in question.messages]}
         if question.tools:
             body["tools"] = question.tools
+        settings = self._settings  # other threads may find out meanwhile
         try:
-            answer = self._send(body)
+            answer = self._send(body | settings)
+            if answer.code == httpx.codes.BAD_REQUEST and settings and b"temperature" in answer.body:
+                answer = self._send(body)  # some models, such as GPT-5, take no temperature but their own
+                if answer.code == httpx.codes.OK:
+                    self._settings = {}
         except httpx.TimeoutException as error:
             raise Slow(self.name, "gave no whole answer in time", "Try a smaller image, or a faster model.") from error
         except httpx.DecodingError as error:
@@ -161,9 +184,13 @@ class Endpoint:
             busy.pause = _pause_of(answer.retry_after)
             return busy
         if code in (401, 403):
-            remedy = f"Is {KEY} right?" if self._key else f"export {KEY}=..."
-            return (Refused if self._key else NoKey)(self.name, f"refused the key ({code}): {words}", remedy)
-        return Refused(self.name, f"answered {code}: {words}", f"Does it know the model {self.model!r}, images and tools?")
+            remedy = f"Is {self._variable} right?" if self._key else f"export {self._variable}=..."
+            error = (Refused if self._key else NoKey)(self.name, f"refused the key ({code}): {words}", remedy)
+        else:
+            remedy = f"Does it know the model {self.model!r}, images and tools?"
+            error = Refused(self.name, f"answered {code}: {words}", remedy)
+        error.final = code in (401, 404)
+        return error
 
     def _text(self, answer: Answer) -> str:
         """What was said, tool calls as Qwen writes them."""
@@ -205,8 +232,23 @@ def host_of(url: str, model: str) -> str:
         raise EndpointError(f"endpoint {model!r}", reason, remedy)
     if address.userinfo or address.query or address.fragment or "?" in url or "#" in url:
         reason = f"has an address at {address.host} with a password or a query in it, which would be written down"
-        raise EndpointError(f"endpoint {model!r}", reason, f"Leave them out: a key belongs into {KEY}.")
+        raise EndpointError(f"endpoint {model!r}", reason, f"Leave them out: a key belongs into {KEY} or {OTHER_KEY}.")
     return address.host
+
+
+def variable_for(url: str) -> str:
+    """Which variable holds the key of a server."""
+    base = os.environ.get(BASE, "").rstrip("/")
+    known = url == base or httpx.URL(url).host == httpx.URL(OPENAI).host or on_this_machine(url)
+    return KEY if known else OTHER_KEY
+
+
+def on_this_machine(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _json(arguments: Any) -> str:

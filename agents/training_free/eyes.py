@@ -31,7 +31,12 @@ LOOK = (
 )
 COMPARE = "Which of the two photographs is better restored, the first (A) or the second (B)? Answer with one letter."
 OBJECT = re.compile(r"\{.*\}", re.DOTALL)
-LETTER = re.compile(r"\b([AB])\b")
+# A letter is a vote where the answer begins with it or names it, or says that it is better; "A closer look" is none.
+WORDS = "the|better|restored|answer|is|image|photo|photograph|picture|one|option|first|second"
+VOTE = re.compile(
+    rf"(?:^|\b(?i:choose|prefer|pick|better|answer)\b)\W*(?i:(?:{WORDS})\W+)*([AB])\b(?![^\S\n]+\w|[^\w\n]*[AB]\b)"
+    r"|\b([AB])\b\W*\s(?i:is|looks|seems|appears)\s(?i:\w+ly\s|much\s|the\s)*(?i:better)\b"
+)
 
 
 class Eye(ABC):
@@ -82,7 +87,7 @@ class ChatEye(Eye):
         [reply] = yield [Asked(self.speaker, Question([said(LOOK, state.image)]))]
         severities = reply if isinstance(reply, Problem) else read_severities(reply)
         if isinstance(severities, Problem):
-            walk.remarks.append(f"{self.instead.name} perceived instead: {severities}")
+            walk.fall_back(f"{self.instead.name} perceived instead: {severities}")
             return (yield from self.instead.look(walk, state))
         return severities
 
@@ -92,11 +97,11 @@ class ChatEye(Eye):
         for rival in states[1:]:
             walk.policy_calls += 1
             [reply] = yield [Asked(self.speaker, Question([said(COMPARE, leader.image, rival.image)]))]
-            found = None if isinstance(reply, Problem) else LETTER.search(reply)
-            if found is None:
-                walk.remarks.append(f"{self.instead.name} compared instead: {self.speaker.name} said {str(reply)[:200]!r}")
+            vote = None if isinstance(reply, Problem) else read_vote(reply)
+            if vote is None:
+                walk.fall_back(f"{self.instead.name} compared instead: {self.speaker.name} said {str(reply)[:200]!r}")
                 leader = yield from self.instead.best(walk, [leader, rival])
-            elif found[1] == "B":
+            elif vote == "B":
                 leader = rival
         return leader
 
@@ -121,6 +126,12 @@ def read_severities(text: str) -> Severities | Problem:
     if any(levels.get(name) not in LEVELS for name in NAMES):
         return problem
     return {name: LEVELS.index(levels[name]) / (len(LEVELS) - 1) for name in NAMES}
+
+
+def read_vote(text: str) -> str | None:
+    """A or B; None where a text votes for neither or for both."""
+    votes = {found[1] or found[2] for found in VOTE.finditer(text[:2000])}  # its time grows with the square
+    return votes.pop() if len(votes) == 1 else None
 
 
 def agenda(severities: Severities, least: str = "medium") -> list[str]:

@@ -14,33 +14,24 @@ from collections.abc import Mapping, Sequence
 
 from agents.training_free.eyes import PocketEye, leading
 from agents.training_free.perceive import Severities
-from agents.training_free.search import Search, Searcher, State, Walk
+from agents.training_free.search import TASKS_OF, Search, Searcher, State, Walk
 from pool import Model, Problem
 from tir_env.tools import Toolbox
 from tir_env.world import World
 
-# Tasks in the order of a plan: degradations are undone in the reverse of the order in which they come about.
-UNDOES = {
-    "dejpeg": ("jpeg",),
-    "denoise": ("noise",),
-    "super_resolve": ("low resolution",),
-    "motion_deblur": ("motion blur",),
-    "defocus_deblur": ("defocus blur",),
-    "deblur": ("motion blur", "defocus blur"),
-    "brighten": ("dark",),
-    "dehaze": ("haze",),
-    "derain": ("rain",),
-}
+# Of a plan: degradations are undone in the reverse of the order in which they come about.
+ORDER = ("dejpeg", "denoise", "super_resolve", "motion_deblur", "defocus_deblur", "deblur", "brighten", "dehaze", "derain")
 # A profile says which of a task's tools are tried: those whose name has one of these in it please the eye, the others are faithful.
 PERCEPTUAL = ("sharp", "gan", "diffbir", "ridcp", "perception")
 PROFILES = ("all", "fidelity", "perception")
 
 
 def plan(severities: Severities, tasks: Sequence[str], agenda_from: float, most: int) -> tuple[str, ...]:
-    """Of the tasks that the toolbox has those whose degradation is so severe or more, in the order of `UNDOES`; the `most` severest."""
-    severity = {task: max(severities[each] for each in spoilt) for task, spoilt in UNDOES.items() if task in tasks}
+    """Of the tasks that the toolbox has those whose degradation is so severe or more, in the `ORDER`; the `most` severest."""
+    here = [task for task in ORDER if task in tasks]
+    severity = {task: max(severities[name] for name, undone in TASKS_OF.items() if task in undone) for task in here}
     agenda = sorted((task for task in severity if severity[task] >= agenda_from), key=lambda task: -severity[task])
-    return tuple(task for task in UNDOES if task in agenda[:most])
+    return tuple(task for task in here if task in agenda[:most])
 
 
 def preferred(tools: Sequence[int], toolbox: Toolbox, profile: str) -> list[int]:

@@ -16,7 +16,7 @@ class HybridAgent(Searcher):
     name = "hybrid"
 
     def __init__(self, eye: Eye, slow: Searcher) -> None:
-        self.eye, self.slow = eye, slow
+        self.eye, self.slow, self.seed = eye, slow, slow.seed
 
     def restore(self, walk: Walk) -> Search[State]:
         severities = yield from self.eye.look(walk, walk.start)

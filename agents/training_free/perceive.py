@@ -87,8 +87,3 @@ class Perceiver(Model):
     def check(self, item: Any, result: Severities) -> None:
         if set(result) != set(NAMES) or not all(0 <= value <= 1 for value in result.values()):
             raise ValueError(f"gave {result}")
-
-
-def severities(images: Sequence[NDArray[np.uint8]], perceiver: Perceiver | None = None) -> list[Severities]:
-    """For scripts without a pool: {degradation: severity} for each image."""
-    return (perceiver or Perceiver()).run(images)

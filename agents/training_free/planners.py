@@ -62,7 +62,7 @@ class ChatPlanner(Planner):
         [reply] = yield [Asked(self.speaker, Question([said(f"{ask}Answer with one JSON list of all of them.")]))]
         order = None if isinstance(reply, Problem) else read_order(reply, tasks)
         if order is None or order[0] in not_first:
-            walk.remarks.append(f"the table planned instead: {self.speaker.name} said {str(reply)[:200]!r}")
+            walk.fall_back(f"the table planned instead: {self.speaker.name} said {str(reply)[:200]!r}")
             return (yield from self.instead.order(walk, tasks, not_first))
         return order
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from agents.training_free.endpoint import EndpointError
 from agents.training_free.speaking import Asked, Reply
 from pool import Call, Model, Outcome, Pool
 from tir_env.images import Image
@@ -53,6 +54,7 @@ class Walk:
         self.enlarged = any(world.toolbox[action].scale > 1 for action in trajectory.used)
         self.rng = np.random.default_rng([seed, int(trajectory.current_digest[:12], 16)])  # the same for the same image
         self.tool_calls = self.policy_calls = self.scored_images = 0
+        self.fallbacks = 0  # answers that it did without
         self.remarks: list[str] = []  # what did not go as it should: a tool that failed, an answer that was no answer
 
     def tools(self, state: State, task: str) -> list[int]:
@@ -85,9 +87,14 @@ class Walk:
         sums: list[float] = (np.reshape(values, (len(images), -1)) @ np.array(list(weights.values()))).tolist()
         return sums
 
+    def fall_back(self, remark: str) -> None:
+        self.fallbacks += 1
+        self.remarks.append(remark)
+
     def notes(self) -> dict[str, Any]:
         """What the search cost in all: for the first step, where other steps cost nothing more."""
         spent = {"policy_calls": self.policy_calls, "tool_calls": self.tool_calls, "scored_images": self.scored_images}
+        spent |= {"fallbacks": self.fallbacks} if self.fallbacks else {}
         return spent | ({"remarks": self.remarks} if self.remarks else {})
 
 
@@ -154,5 +161,7 @@ def granted(pool: Pool, wishes: Sequence[Call | Asked]) -> list[Outcome | Reply]
     for speaker in {id(wish.speaker): wish.speaker for wish in questions.values()}.values():
         mine = [k for k, wish in questions.items() if wish.speaker is speaker]
         for k, reply in zip(mine, speaker.reply([questions[k].question for k in mine]), strict=True):
+            if isinstance(reply, EndpointError) and reply.final:
+                raise reply  # without it, this would be another agent
             answers[k] = reply
     return answers

@@ -1,7 +1,8 @@
 """Language models that are asked: what a question is, what an answer is, and a model of transformers that answers in the pool.
 
 `endpoint.py` has the other kind, a server that speaks OpenAI's protocol. Neither ever raises for one question: an answer that could
-not be had is a `Problem` in its place, and who asked goes on without it.
+not be had is a `Problem` in its place, and who asked goes on without it; unless no other question will be answered either
+(`search.granted`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class ZeroShot(Searcher):
             walk.policy_calls += 1
             [reply] = yield [Asked(self.speaker, Question(list(messages), words.schema(walk.toolbox)))]
             if isinstance(reply, Problem):
-                walk.remarks.append(f"the episode ended here: {reply}")
+                walk.fall_back(f"the episode ended here: {reply}")
                 break
             messages.append({"role": "assistant", "content": reply})
             allowed = [int(action in walk.tools(state, tool.task)) for action, tool in enumerate(walk.toolbox)]

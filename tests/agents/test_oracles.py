@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from pool import Call, Outcome, Problem
 from tests.conftest import Mean, fake_toolbox
 from tests.tir_env.tree.forest import grown, real_world, starts_of
 from tir_env.images.operations import digest
+from tir_env.tools import Tool, Toolbox
+from tir_env.tools.weights import Weights
 from tir_env.trajectory import Start
 from tir_env.tree import TreeWorld
 from tir_env.world import World
@@ -104,6 +108,31 @@ def test_what_was_searched_is_kept(starts: list[Start], tmp_path: Path) -> None:
     assert again.pool.stats().calls == before
     open_agent(f"oracle:psnr:1:{tmp_path}", again).act({}, begun)
     assert len(list(tmp_path.glob("*.safetensors"))) == 6, "another depth is another search"
+
+
+def test_what_was_searched_with_other_parameters_or_weights_is_not_taken(starts: list[Start], tmp_path: Path) -> None:
+    weights = tmp_path / "w.bin"
+
+    def search(by: int) -> int:
+        toolbox = Toolbox("one", [Tool("denoise", "add", Adds(by, Weights("w.bin", tmp_path)))])
+        world = World(toolbox=toolbox, crop=32, horizon=1, suite="restore-r1-i", metrics=("psnr",))
+        oracle = open_agent(f"oracle:psnr:1:{tmp_path}", world)
+        oracle.act({}, world.begin(starts[:1]))
+        return len(list(tmp_path.glob("*.safetensors")))
+
+    weights.write_bytes(b"one")
+    assert [search(by) for by in (3, 4, 3)] == [1, 2, 2]
+    weights.write_bytes(b"two")
+    assert search(3) == 3
+
+
+@dataclass(frozen=True)
+class Adds:
+    by: int
+    weights: Weights
+
+    def load(self, tool: Tool) -> Any:
+        return lambda batch: np.clip(batch.astype(int) + self.by, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from experiments import bench_tir
 from experiments.bench_tir import METRICS, SUITES, Bench, diversity_table, folder_of, gains_table, rise_table
 from tests.experiments.test_scripts import within
 
@@ -29,10 +31,24 @@ def test_tables_say_what_the_cells_hold(tmp_path: Path) -> None:
     assert folder_of("w/o α^t", 1, settings).name == "w-o-alpha-t-1"
 
 
+def test_stages_are_tested_beside_their_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bench_of(*variants: str) -> set[str]:
+        filled: list[str] = []
+        monkeypatch.setattr(bench_tir.Cells, "fill", lambda self, name, *rest: filled.append(name))
+        bench_tir.bench(Bench("generated:4", variants, light=False, seeds=1, pool="local", out=tmp_path))
+        return set(filled)
+
+    assert {"TIR-Agent 0", "vanilla 0", "w/o RL 0"} <= bench_of("TIR-Agent")
+    assert {name for name in bench_of("w/o EDP") if name.endswith(" 0")} == {"w/o EDP 0", "diversity w/o EDP 0"}
+
+
 def test_mistakes_are_named() -> None:
     done = within("bench_tir.py", "--test-images", "nowhere", "--seeds", 0)
     assert done.returncode == 2
     assert "--seeds" in done.stderr
+    done = within("bench_tir.py", "--test-images", "nowhere", "--variants", "TIR-Agent", "w/o EPD")
+    assert done.returncode == 2
+    assert "Did you mean 'w/o EDP'?" in done.stderr
     done = within("diversity.py", "--agent", "random")
     assert done.returncode == 2
     assert "does not draw its actions" in done.stderr

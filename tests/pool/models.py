@@ -60,6 +60,13 @@ class Unprintable(Exception):
         raise RuntimeError("no text")
 
 
+class Unreadable(Exception):
+    """Can be pickled, and not be read again: its `args` do not rebuild it."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
 class Troubled(Model):
     """Does what its item says: (what, ...)."""
 
@@ -93,6 +100,8 @@ class Troubled(Model):
                 return np.zeros((2, 2))
             case "lock":
                 return threading.Lock()
+            case "unreadable":
+                return Unreadable("as", "asked"), np.zeros(item[1], np.uint8)
             case "sleep":
                 time.sleep(item[1])
         return item[1:]

@@ -7,7 +7,7 @@ import pytest
 from pool import Traits
 from pool.board import IDLE, LOADING, RUNNING, Record
 from pool.errors import DeadlineExceeded, LoadFailed, WorkerLost
-from pool.faults import blame
+from pool.faults import FREE_LOSSES, blame, charge
 from pool.medic import Finding
 from pool.schedule import Group, Line, Request
 
@@ -41,6 +41,16 @@ def test_blame(found: Record | None, items: list[int], kind: type) -> None:
     verdict = blame(GROUPS, Finding(found, True), ME)
     assert [request.item for request in verdict.culprits] == items
     assert verdict.kind is kind
+
+
+def test_who_meets_too_many_losses_is_not_told_anothers_fault() -> None:
+    verdict = blame(GROUPS, Finding(record(LOADING), True), ME)
+    innocent = Request(LINES[1], 0, None, "me", None, 0.0)
+    told = [charge(verdict, innocent) for _ in range(FREE_LOSSES)]
+    assert told[:-1] == [None] * (FREE_LOSSES - 1)
+    assert type(told[-1]) is WorkerLost
+    assert told[-1].cause == f"its workers were lost {FREE_LOSSES} times"
+    assert type(charge(verdict, verdict.culprits[0])) is LoadFailed
 
 
 def test_nobody_is_blamed_for_a_node() -> None:

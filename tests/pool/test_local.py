@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from pool import Call, PoolClosed, Problem, connect
+from pool import BadOutput, Call, PoolClosed, Problem, connect
 from pool.local import CACHE, SharedPool
 from tests.pool.models import Add, Count
 
@@ -42,6 +44,22 @@ def test_a_copy_keeps_its_own_books() -> None:
         own = copy.deepcopy(pool)
         assert own.run([Call("add1", 1)])[0].value == 2
         assert (own.stats().calls, pool.stats().calls) == (1, 0)
+
+
+def test_a_result_that_cannot_be_copied_costs_one_call() -> None:
+    class Odd(tuple):
+        def __new__(cls, first: int, second: int) -> Odd:
+            return super().__new__(cls, (first, second))
+
+    class Gives(Count):
+        def run(self, items: Sequence[Any]) -> list[Any]:
+            return [Odd(item, item) if item else item for item in items]
+
+    with connect("local") as pool:
+        pool.add(Gives("odd"))
+        good, bad = pool.run([Call("odd", 0), Call("odd", 1)])
+        assert good.ok
+        assert isinstance(bad.error, BadOutput)
 
 
 def test_the_first_user_says_how_much_is_remembered() -> None:

@@ -102,6 +102,16 @@ def test_items_that_cannot_travel_fail_alone(workers: Router) -> None:
     assert "travel" in str(outcomes[1].error)
 
 
+@pytest.mark.parametrize("size", [1, 20 << 20])  # through the arena, and through Ray
+def test_results_that_cannot_be_read_fail_alone(workers: Router, size: int) -> None:
+    workers.forget_results()
+    lost = workers.stats().lost
+    outcomes = workers.run([Call("troubled", what) for what in (("fine", 1), ("unreadable", size), ("fine", 2))])
+    assert [outcome.ok for outcome in outcomes] == [True, False, True]
+    assert "its result cannot travel" in str(outcomes[1].error)
+    assert workers.stats().lost == lost
+
+
 def test_a_worker_stopped_by_a_signal_is_replaced(workers: Router, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pool.medic.GRACE", 0.5)
     monkeypatch.setattr("pool.medic.SILENCE", 1.0)

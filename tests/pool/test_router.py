@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool import Call, LocalPool, Outcome, Problem, UnknownModel
+from pool import BadOutput, Call, LocalPool, Outcome, Problem, UnknownModel, connect
 from pool.board import RUNNING, Record
+from pool.fleet import Hand
 from pool.options import Options
 from pool.router import Router
-from pool.worker import Job
+from pool.worker import Job, Report
 from tests.pool.models import Add, Count, Resident, Troubled, Unloadable
 from tests.pool.stand_in import Lost, ThreadFleet
 
@@ -240,6 +242,22 @@ def test_without_a_record_the_oldest_group_is_suspected_and_runs_one_by_one(tmp_
         assert [outcome.ok for outcome in outcomes] == [True] * 30 + [False] + [True] * 30
 
 
+def test_one_unreadable_result_costs_one_call(tmp_path: Path) -> None:
+    class Odd(ThreadFleet):
+        def receive(self, hand: Hand, group: int, sent: Report) -> Report:
+            return super().receive(hand, group, pickle.loads(pickle.dumps(sent)))
+
+    with router(Odd(tmp_path)) as pool:
+        pool.add(Troubled())
+        calls = [Call("troubled", ("fine", index)) for index in range(40)]
+        calls.insert(20, Call("troubled", ("unreadable", 1)))
+        outcomes = pool.run(calls)
+        bad = outcomes.pop(20)
+        assert [outcome.value for outcome in outcomes] == [(index,) for index in range(40)]
+        assert isinstance(bad.error, BadOutput)
+        assert pool.run([Call("troubled", ("fine", "again"))])[0].ok
+
+
 def test_a_breaker_opens_for_a_model_that_does_not_load(tmp_path: Path) -> None:
     fleet = ThreadFleet(tmp_path)
     with router(fleet, breaker_seconds=3600.0) as pool:
@@ -280,6 +298,39 @@ def test_a_pool_without_workers_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(Problem, match="did not start"):
         Router(Nobody(tmp_path), Options())
+
+
+def test_no_number_of_workers_below_one() -> None:
+    with pytest.raises(Problem, match="cannot have 0 workers"):
+        connect("ray", workers=0)
+
+
+def test_whatever_a_worker_raises_when_it_starts_is_a_problem(tmp_path: Path) -> None:
+    class Odd(ThreadFleet):
+        def start(self, slot: int, closed: threading.Event) -> Any:
+            raise OSError("no space left")
+
+    with pytest.raises(Problem, match=r"worker . of pool 'threads': did not start: OSError: no space left"):
+        Router(Odd(tmp_path, size=2), Options())
+
+
+def test_a_call_ends_though_its_lost_worker_can_be_neither_examined_nor_replaced(tmp_path: Path) -> None:
+    class Odd(ThreadFleet):
+        def start(self, slot: int, closed: threading.Event) -> Any:
+            if self.started:
+                raise OSError("no space left")
+            return super().start(slot, closed)
+
+        def look(self, hand: Hand) -> Any:
+            raise OSError("no such board")
+
+    def gate(job: Job) -> None:
+        raise Lost
+
+    with router(Odd(tmp_path, size=1, gate=gate)) as pool:
+        pool.add(Add(1))
+        outcome = pool.submit(Call("add1", 1)).result(timeout=15)
+        assert "no space left" in str(outcome.error)
 
 
 def test_a_deadline_grows_with_what_is_to_be_done(tmp_path: Path) -> None:

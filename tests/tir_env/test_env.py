@@ -31,6 +31,11 @@ def test_gymnasiums_own_checker(toolbox: Toolbox, suite: str, encoder: Mean | No
     env.close()
 
 
+def test_an_encoder_by_name_is_told_where_names_are_known(world: World) -> None:
+    with pytest.raises(Problem, match=r"Pass EncoderSpec\('pocket-clip'\)\.open\(\), from agents\.clip_mlp\.agent"):
+        RestorationEnv(world=world, encoder="pocket-clip")  # type: ignore[arg-type]
+
+
 def test_the_real_toolbox_passes_too() -> None:
     env = gymnasium.make("tir_env/Restoration-v0", suite="dark+noise", crop=64, canvas=64)
     check_env(env.unwrapped, skip_render_check=True)

@@ -104,9 +104,16 @@ class Folder:
         for place, folders, files in os.walk(self.root):  # it does not follow links to folders
             folders.sort()
             for file in sorted(files):
-                path = Path(place) / file
-                if path.suffix.lower() in SUFFIXES and path.resolve().is_relative_to(self.root):
-                    yield path.relative_to(self.root).as_posix()
+                name = (Path(place) / file).relative_to(self.root).as_posix()
+                if Path(name).suffix.lower() in SUFFIXES and self._has(name):
+                    yield name
+
+    def _has(self, name: str) -> bool:
+        try:
+            self._inside(name)
+        except PictureError:  # a link that leads out, or round in a circle
+            return False
+        return True
 
     def _inside(self, name: str) -> Path:
         """Where a path leads once all links in it are followed."""

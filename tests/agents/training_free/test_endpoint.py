@@ -8,13 +8,26 @@ import json
 import socket
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agents.training_free.endpoint import BASE, KEY, Busy, Endpoint, EndpointError, NoKey, Nonsense, Refused, Slow, Unreachable
+from agents.training_free.endpoint import (
+    BASE,
+    KEY,
+    OTHER_KEY,
+    Busy,
+    Endpoint,
+    EndpointError,
+    NoKey,
+    Nonsense,
+    Refused,
+    Slow,
+    Unreachable,
+)
 from agents.training_free.speaking import Question, said
 from pool import Problem
 from tests.agents.training_free.server import Answer, Server, chat_server
@@ -27,6 +40,7 @@ ASK = Question([said("How bad?", IMAGE)])
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(KEY, "sk-secret")
     monkeypatch.delenv(BASE, raising=False)
+    monkeypatch.delenv(OTHER_KEY, raising=False)
     return "sk-secret"
 
 
@@ -121,6 +135,34 @@ def test_one_failure_among_others() -> None:
     assert [type(reply) for reply in replies] == [str, Refused, str]
 
 
+def test_a_refusal_is_final_if_no_other_question_would_fare_better() -> None:
+    for answers, final in (
+        ([Answer(code=401)], True),
+        ([Answer(code=404, body="no such model")], True),
+        ([Answer(code=400, body="no images please")], True),
+        ([Answer("I see."), Answer(code=400, body="this image is too large")], False),
+        ([Answer("I see."), Answer(code=401)], True),
+        ([Answer(code=503)], False),
+    ):
+        with chat_server(answers) as server:
+            asked = endpoint(server.url)
+            for _ in answers:
+                [error] = asked.reply([ASK])
+        assert isinstance(error, EndpointError)
+        assert error.final == final, answers
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without() -> None:
+    def answers(body: dict[str, object]) -> Answer:
+        words = "Unsupported value: 'temperature' does not support 0 with this model."
+        return Answer(code=400, body=words) if "temperature" in body else Answer("yes")
+
+    with chat_server(answers) as server:
+        asked = endpoint(server.url)
+        assert [asked.reply([ASK]) for _ in range(2)] == [["yes"], ["yes"]]
+    assert ["temperature" in body for body in server.asked] == [True, False, False], "the second time it is known"
+
+
 def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -152,6 +194,46 @@ def test_an_address_holds_no_secrets(url: str) -> None:
     with pytest.raises(EndpointError, match="with a password or a query in it") as error:
         Endpoint("sees", url)
     assert "pass-word" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("https://api.openai.com/v1", "sk-secret"),
+        ("http://127.0.0.1:8000/v1", "sk-secret"),
+        ("http://[::1]:8000/v1", "sk-secret"),
+        ("http://localhost:8000/v1", "sk-secret"),
+        ("https://mine.example/v1", "sk-secret"),  # $OPENAI_BASE_URL
+        ("https://mine.example/v2", "other"),
+        ("https://stranger.example/v1", "other"),
+        ("https://api.openai.com.stranger.example/v1", "other"),
+        ("https://localhost.stranger.example/v1", "other"),
+        ("http://stranger.example/v1", None),
+        ("http://192.168.0.7:8000/v1", None),
+        ("http://api.openai.com/v1", None),
+    ],
+)
+def test_whose_key_goes_where(url: str, wanted: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BASE, "https://mine.example/v1/")
+    monkeypatch.setenv(OTHER_KEY, "other")
+    if wanted is None:
+        with pytest.raises(EndpointError, match="over http, for all to read"):
+            endpoint(url)
+        return
+    asked, sent = endpoint(url), list[str]()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["Authorization"])
+        return httpx.Response(401, text="no")
+
+    asked._http = httpx.Client(transport=httpx.MockTransport(handle))
+    [error] = asked.reply([ASK])
+    assert sent == [f"Bearer {wanted}"]
+    assert (KEY if wanted == "sk-secret" else OTHER_KEY) in str(error)
+
+
+def test_a_server_in_the_local_network_needs_no_key() -> None:
+    assert endpoint("http://192.168.0.7:8000/v1").url == "http://192.168.0.7:8000/v1"
 
 
 @pytest.mark.parametrize("odd", ["sk-secret\n", "sk secret", "sk-secré"])

@@ -10,10 +10,12 @@ import pytest
 
 from agents.agent import observer_for, play
 from agents.opening import open_agent
+from agents.training_free.agentic_ir import AgenticIR
 from agents.training_free.experience import POCKET, Experience, explore
 from agents.training_free.eyes import PocketEye
 from agents.training_free.hybrid import HybridAgent
 from agents.training_free.mair import Mair
+from agents.training_free.planners import TablePlanner
 from agents.training_free.q_agent import QAgent
 from agents.training_free.search import State, Walk
 from experiments.reporting import summary
@@ -86,6 +88,17 @@ def test_hybrid_has_a_fast_way_for_what_is_easy() -> None:
     nothing = world_of(*CLEAN, spoilt=(0, 0, 0))
     [left_alone] = played(nothing, HybridAgent(eye_of(nothing), agent_of(nothing)))
     assert left_alone.tool_names == []
+
+
+def test_hybrids_slow_agent_has_its_seed() -> None:
+    world = world_of(*(("denoise", f"noise={k}") for k in range(5)), ("derain", "rain=0"), spoilt=(200, 200, 0))
+    found = []
+    for seed in range(5):
+        slow = AgenticIR(eye_of(world), TablePlanner(None), reflection=False, seed=seed)
+        [alone], [within] = (played(world, agent) for agent in (slow, HybridAgent(eye_of(world), slow)))
+        assert rules(world, alone) == rules(world, within)
+        found.append(rules(world, within))
+    assert any(each != found[0] for each in found)
 
 
 def test_hybrid_prefers_a_tool_for_all_in_one() -> None:

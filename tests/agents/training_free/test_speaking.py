@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agents.opening import open_agent
 from agents.training_free.agentic_ir import AgenticIR
-from agents.training_free.eyes import ChatEye, PocketEye, read_severities
+from agents.training_free.eyes import ChatEye, PocketEye, read_severities, read_vote
 from agents.training_free.perceive import LEVELS, NAMES
 from agents.training_free.planners import ChatPlanner, TablePlanner, read_order
 from agents.training_free.speaking import HubSpeaker, Question, Reply, said
@@ -72,6 +72,37 @@ def test_results_are_compared_in_pairs() -> None:
     mute = AgenticIR(ChatEye(Scripted(levels(noise="high"), *[levels(noise="low")] * 3), eye_of(world)), TablePlanner(None))
     [trajectory] = played(world, mute)
     assert trajectory.steps[0].notes["remarks"][0].startswith("pocket-clip compared instead: scripted said 'hm'")
+
+
+@pytest.mark.parametrize(
+    ("text", "vote"),
+    [
+        ("A", "A"),
+        ("(B)", "B"),
+        ("**B**", "B"),
+        ("B.", "B"),
+        ("Answer: A", "A"),
+        ("Image A.", "A"),
+        ("The second (B).", "B"),
+        ("The better restored photograph is B.", "B"),
+        ("I would choose image A.", "A"),
+        ("B, because A is blurred.", "B"),
+        ("A\n\nIt has less noise.", "A"),
+        ("B\n\nA closer look shows less noise.", "B"),
+        ("A closer look shows that B is better.", "B"),
+        ("A careful comparison: the answer is B", "B"),
+        ("A is clearly better than B.", "A"),
+        ("(B) looks better.", "B"),
+        ("A good question.", None),
+        ("A/B", None),
+        ("A or B?", None),
+        ("A is worse.", None),
+        ("A is better. No: B is better.", None),
+        ("", None),
+    ],
+)
+def test_votes_by_hand(text: str, vote: str | None) -> None:
+    assert read_vote(text) == vote
 
 
 @given(st.text(max_size=80) | st.dictionaries(st.sampled_from(list(NAMES)), st.sampled_from(LEVELS)).map(json.dumps))
@@ -141,6 +172,7 @@ def test_what_a_zero_shot_policy_gets_wrong_is_answered_until_patience_ends() ->
     [trajectory] = played(world, ZeroShot(Scripted(call("denoise/m0"), Problem("server", "is down"))))
     assert rules(world, trajectory) == ["noise=0"], "what was done is kept"
     assert trajectory.steps[0].notes["remarks"] == ["the episode ended here: server: is down"]
+    assert trajectory.steps[0].notes["fallbacks"] == 1
 
 
 def test_a_whole_sequence_at_once() -> None:
@@ -165,6 +197,17 @@ def test_by_name_over_http() -> None:
         eye = open_agent(f"agenticir:eye=endpoint:sees@{server.url},planner=endpoint:plans@{server.url},experience=none", world)
     assert isinstance(eye, AgenticIR)
     assert (eye.eye.name, eye.planner.name) == ("endpoint:sees@127.0.0.1", "endpoint:plans@127.0.0.1")
+
+
+@pytest.mark.parametrize("spec", ["zero-shot:{}", "agenticir:eye={}", "agenticir:planner={}"])
+def test_an_agent_whose_model_is_refused_does_not_become_another(spec: str) -> None:
+    world = world_of(*CLEAN)
+    with chat_server([Answer(code=404, body="no such model")]) as server:
+        agent = open_agent(spec.format(f"endpoint:sees@{server.url}"), world)
+        if isinstance(agent, AgenticIR) and isinstance(agent.eye, PocketEye):
+            agent.eye = eye_of(world)
+        with pytest.raises(Problem, match="Does it know the model 'sees'"):
+            played(world, agent)  # type: ignore[arg-type]
 
 
 def test_a_model_of_transformers_answers_in_the_pool(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_names_are_sorted_and_limited_and_lead_nowhere_else(folder: Folder, tmp_
     (folder.root / "way-out.png").symlink_to(tmp_path / "secret.png")
     (folder.root / "elsewhere").symlink_to(tmp_path)
     (folder.root / "again.png").symlink_to("one.png")
+    (folder.root / "round.png").symlink_to("round.png")
     assert folder.names(9) == (["again.png", "one.png", "deeper/two.png"], False)
     assert folder.names(1) == (["again.png"], True)
 

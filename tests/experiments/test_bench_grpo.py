@@ -1,0 +1,61 @@
+"""bench_grpo's rivals on a model that has learnt nothing: that both have the same work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.vlm.model import load
+from agents.vlm.settings import VlmSpec
+from experiments import bench_grpo
+from experiments.bench_grpo import Bench, Ours, Theirs
+from pool import connect
+from tir_env.trajectory import Trajectory
+from tir_env.world import World
+
+
+def test_each_step_has_new_starts_and_both_have_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    settings = Bench(turns=1, prompts=1, rollouts=2, rounds=1, threads=1)
+    seen: dict[type, list[set[str]]] = {Ours: [], Theirs: []}
+    for rival in seen:
+
+        def stepped(self: Any, step: Any = rival.step, met: list[set[str]] = seen[rival]) -> Any:
+            def watched(world: World, trajectories: Sequence[Trajectory], actions: Sequence[int]) -> None:
+                found.update(t.input_digest for t in trajectories)
+                act(world, trajectories, actions)
+
+            act, found = World.step, set[str]()
+            with monkeypatch.context() as patch:
+                patch.setattr(World, "step", watched)
+                out = step(self)
+            met.append(found)
+            return out
+
+        monkeypatch.setattr(rival, "step", stepped)
+    with connect("local") as ours, connect("local") as theirs:
+        worlds = [bench_grpo.world_of(32, 0.0, pool, settings.turns) for pool in (ours, theirs)]
+        bench_grpo.measured(load(VlmSpec()), worlds, settings)
+    assert seen[Ours] == seen[Theirs]
+    assert [len(met) for met in seen[Ours]] == [1, 1]
+    assert len(set.union(*seen[Ours])) == 2
+
+
+@pytest.mark.parametrize("steps", [0, 9])
+def test_a_short_warm_up_leaves_the_second_part_out(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[float] = []
+
+    class Learns:
+        def __init__(self, *given: Any) -> None:
+            learnt.append(given[3].epochs)
+
+        def step(self) -> dict[str, float]:
+            return {"right": 0.0}
+
+    monkeypatch.setattr(bench_grpo, "Sft", Learns)
+    bench_grpo.prepared_model(64, 1, Bench(warm_up=steps))
+    assert learnt == [4.5] * (steps > 0)
