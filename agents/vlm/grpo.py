@@ -121,7 +121,7 @@ class Grpo(Learner):
     @torch.no_grad()
     def recall(self, dialogues: Sequence[Dialogue]) -> None:
         """What was said gets the log-probabilities that learning sees, in place of those of whoever spoke."""
-        for members in parts(dialogues, self.chat.shared, self.effort.tokens):
+        for members in parts(dialogues, self.chat.shared, self.effort.tokens, self.effort.share):
             lesson = read(self.vlm, self.chat, dialogues, members, self.settings.manner.temperature or 1.0, self.effort.share)
             for member in members:
                 logps = iter(lesson.logps[lesson.owner == member].tolist())

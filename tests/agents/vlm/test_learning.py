@@ -130,6 +130,17 @@ def test_how_the_work_is_dealt_out_does_not_matter(world: World) -> None:
         assert (gradient - learners[0]).norm() < 1e-5 * learners[0].norm()
 
 
+def test_without_sharing_no_more_is_read_at_a_time_than_was_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sft = make_sft(world, batch=4)
+    longest = max(map(len, sft.dialogues))
+    sft.effort = Effort(tokens=2 * longest, share=False)
+    rows: list[int] = []
+    monkeypatch.setattr("agents.vlm.learner.read", lambda *arguments: (rows.append(len(arguments[3])), read(*arguments))[1])
+    sft.step()
+    assert sum(rows) == 4
+    assert max(rows) <= 2, "each row has its opening in it"
+
+
 # -- GRPO --------------------------------------------------------------------------------------------------------------------------
 
 
