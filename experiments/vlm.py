@@ -49,6 +49,8 @@ class VlmWorkplace(Workplace):
         if settings.algo != "grpo":
             raise Problem(f"--algo {settings.algo}", "is not for the vlm", "Use --algo grpo, or --policy clip_mlp.")
         options = settings.vlm
+        if options.dtype == "float16" and (options.sft or options.rl):
+            raise Problem("--dtype float16", "loses small gradients: nothing scales the loss", "Use bfloat16 or float32.")
         if options.shard and options.lora:
             raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
         if options.engine == "vllm":

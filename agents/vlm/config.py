@@ -25,7 +25,7 @@ class VlmOptions:
     model: str = POCKET
     """pocket-vlm, a name on Hugging Face's hub, or a local folder; any Qwen3-VL."""
     dtype: str = "bfloat16"
-    """float32, bfloat16 or float16."""
+    """float32 or bfloat16; where nothing learns, float16, too."""
     lora: int = 0
     """Rank of the LoRA adapters; 0: all weights learn."""
     train_vision: bool = True

@@ -112,6 +112,7 @@ def test_killed_in_either_stage_it_goes_on_as_if_nothing_had_happened(
 def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
     for options, message in (
         (("--model", "nowhere/such"), "the model 'nowhere/such'"),
+        (("--dtype", "float16"), "--dtype float16: loses small gradients"),
         (("--engine", "vllm"), "pip install vllm"),
         (("--engine", "vllm", "--shard"), "--engine vllm: does not go with --shard"),
         (("--vllm-memory", 1), "--vllm-memory: must lie between 0 and 1"),
