@@ -104,11 +104,14 @@ class VlmWorkplace(Workplace):
                 for first in range(0, len(starts), demonstrations.AT_ONCE):
                     made += demonstrations.demonstrate(world, teacher, starts[first : first + demonstrations.AT_ONCE])
                     show({"iteration": min(len(starts), first + demonstrations.AT_ONCE)})
+            left_out = len(starts) - len(made)
             alphas = (options.alpha_t, options.alpha_m) if options.edp else (0.0, 0.0)
             if options.edp:
                 made = demonstrations.perturb(made, world, *alphas, seed=settings.seed)
             demonstrations.save(made, place, world, alpha_t=alphas[0], alpha_m=alphas[1])
             console.print(f"{len(made)} demonstrations from {len(starts)} starts in {time.perf_counter() - began:.0f} s")
+            if left_out:
+                console.print(f"{left_out} starts are left out: a tool failed there, or ran twice")
         count = demonstrations.read_index(place).count
         demonstrations.load(place, world)  # finds what is wrong here, not in a learner
         return count

@@ -31,13 +31,18 @@ class DemonstrationsError(Problem):
 
 
 def demonstrate(world: World, agent: Agent, starts: Sequence[Start], at_once: int = AT_ONCE) -> list[Trajectory]:
-    """What the teacher does from every start. Trajectories in which something failed teach nothing and are left out: there are
-    `len(starts)` less the result's length of them."""
+    """What the teacher does from every start. Trajectories in which something failed, or a tool ran twice, which a policy may not ask
+    for, are left out: there are `len(starts)` less the result's length of them."""
     return _flawless(play(world, observer_for(agent, world), agent, starts, at_once))
 
 
 def _flawless(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    return [trajectory for trajectory in trajectories if not trajectory.failures]
+    return [trajectory for trajectory in trajectories if not trajectory.failures and not repeats(trajectory.tool_names)]
+
+
+def repeats(plan: Sequence[str]) -> bool:
+    """A tool comes twice in it."""
+    return len(set(plan)) < len(plan)
 
 
 # -- exploration-driven perturbation ---------------------------------------------------------------------------------------------
@@ -54,8 +59,14 @@ def permuted(plans: Sequence[Plan], alpha_t: float, rng: np.random.Generator) ->
 
 
 def resampled(plan: Plan, toolbox: Toolbox, alpha_m: float, rng: np.random.Generator) -> Plan:
-    """Eq. 3, P^m(m|t) = (1 - α^m) P(m|t) + α^m U(m|t): with probability α^m a step's tool is drawn from all that the task has."""
-    return tuple(_drawn(toolbox[name].task, toolbox, rng) if rng.random() < alpha_m else name for name in plan)
+    """Eq. 3, P^m(m|t) = (1 - α^m) P(m|t) + α^m U(m|t): with probability α^m a step's tool is drawn from all that the task has.
+
+    A plan that would come to repeat a tool is drawn again.
+    """
+    while True:
+        drawn = tuple(_drawn(toolbox[name].task, toolbox, rng) if rng.random() < alpha_m else name for name in plan)
+        if not repeats(drawn) or repeats(plan):
+            return drawn
 
 
 def _drawn(task: str, toolbox: Toolbox, rng: np.random.Generator) -> str:

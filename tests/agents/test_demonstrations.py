@@ -26,7 +26,7 @@ from agents.vlm.demonstrations import (
     save,
 )
 from pool import Problem
-from tests.conftest import BRIGHTER, FAILS, LARGER
+from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory, TrajectoryError
 from tir_env.world import World
@@ -43,7 +43,7 @@ def classical() -> World:
 
 @pytest.fixture(scope="module")
 def demonstrations(classical: World) -> list[Trajectory]:
-    return demonstrate(classical, RandomAgent(1), [classical.draw(0, k) for k in range(12)])
+    return demonstrate(classical, RandomAgent(3), [classical.draw(0, k) for k in range(12)])
 
 
 def test_the_teacher_plays_every_start(classical: World, demonstrations: list[Trajectory]) -> None:
@@ -55,6 +55,13 @@ def test_what_failed_is_left_out(world: World) -> None:
     starts = [world.draw(0, k) for k in range(3)]
     assert demonstrate(world, FixedAgent([BRIGHTER, FAILS], world.stop, "fails"), starts) == []
     assert len(demonstrate(world, FixedAgent([BRIGHTER], world.stop, "works"), starts)) == 3
+
+
+def test_a_tool_that_runs_twice_is_not_demonstrated(world: World) -> None:
+    """In a rollout the second call would be answered that it ran already."""
+    starts = [world.draw(0, k) for k in range(3)]
+    assert demonstrate(world, FixedAgent([BRIGHTER, BRIGHTER], world.stop, "twice"), starts) == []
+    assert len(demonstrate(world, FixedAgent([BRIGHTER, DARKER], world.stop, "once"), starts)) == 3
 
 
 # -- permutation -----------------------------------------------------------------------------------------------------------------
@@ -101,6 +108,14 @@ def test_resampled_keeps_the_tasks(plans: list[tuple[str, ...]], seed: int) -> N
         found = resampled(plan, POCKET, 1.0, np.random.default_rng(seed))
         assert [tool.partition("/")[0] for tool in found] == [tool.partition("/")[0] for tool in plan]
         assert resampled(plan, POCKET, 0.0, np.random.default_rng(seed)) == plan
+
+
+def test_resampled_repeats_no_tool() -> None:
+    rng = np.random.default_rng(0)
+    drawn = Counter(resampled(("denoise/dct", "denoise/drunet"), POCKET, 1.0, rng) for _ in range(3000))
+    names = [tool.name for tool in POCKET if tool.task == "denoise"]
+    assert set(drawn) == {(a, b) for a in names for b in names if a != b}
+    assert min(drawn.values()) > 0.6 * 3000 / len(drawn), "all pairs alike"
 
 
 # -- played again ----------------------------------------------------------------------------------------------------------------
