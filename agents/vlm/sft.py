@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -100,6 +99,3 @@ class Sft(Learner):
         norm = self.gradient_step(mine, loss, lr)
         self.done += 1
         return {**self.team.sum(figures), "gradient": norm, "lr": lr}
-
-    def extra_state(self) -> dict[str, Any]:
-        return {"demonstrations": float(len(self.dialogues)), "seed": float(self.seed)}
