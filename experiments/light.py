@@ -14,14 +14,12 @@ from agents.clip_mlp.network import Shape
 from agents.clip_mlp.ppo import LightPPO, Place, configure
 from experiments.learning import train
 from experiments.runs import RunFolder
-from experiments.workplace import Workplace
+from experiments.workplace import RETRIES, Workplace
 from pool import Problem
 from rewards import make_reward
 
 if TYPE_CHECKING:
     from experiments.run import Run
-
-RETRIES = 3  # times that a process may be lost without one more checkpoint between
 
 
 class LightWorkplace(Workplace):

@@ -30,7 +30,7 @@ from agents.vlm.team import Team
 from agents.vlm.vllm_engine import VllmEngine, needed
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
-from experiments.workplace import Workplace
+from experiments.workplace import RETRIES, Workplace
 from pool import Problem, connect
 from rewards import make_reward
 from tir_env.side_by_side import stream_of
@@ -121,7 +121,7 @@ class VlmWorkplace(Workplace):
         last = plan.span(stage)[1]
         if folder.last_checkpoint()[0] >= last:
             return
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -134,21 +134,20 @@ class VlmWorkplace(Workplace):
             work,
             train_loop_config=task,
             scaling_config=ScalingConfig(num_workers=learners, use_gpu=bool(settings.gpus), resources_per_worker=resources),
-            run_config=RunConfig(
-                name=stage,
-                storage_path=str((folder.path / "ray-train").resolve()),
-                failure_config=FailureConfig(max_failures=3),  # and as many again while checkpoints come
-            ),
+            run_config=RunConfig(name=stage, storage_path=str((folder.path / "ray-train").resolve())),
         )
+        lost = 0  # learners in a row without a checkpoint between
         with shown(folder, stage, plan, settings, console):
-            while True:
-                done = folder.last_checkpoint()[0]
+            while (done := folder.last_checkpoint()[0]) < last:
                 try:
                     trainer.fit()
                     break
                 except WorkerGroupError as error:
-                    if folder.last_checkpoint()[0] == done:
-                        raise problem_in(error.worker_failures.values()) or error from error
+                    if problem := problem_in(error.worker_failures.values()):
+                        raise problem from error
+                    lost = 1 if folder.last_checkpoint()[0] > done else lost + 1
+                    if lost > RETRIES:
+                        raise
         if folder.last_checkpoint()[0] < last:
             raise Problem(f"stage {stage}", "ended too early", "Look at the first error in its log; then --resume the run.")
 
@@ -294,7 +293,6 @@ def work(task: dict[str, Any]) -> None:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:
                 keep(learner, settings, stage, folder, number, finished=number == last)
-        ray.train.report(row)  # once: Ray's controller takes more than a second to hear of it
 
 
 def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:

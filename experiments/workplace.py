@@ -25,6 +25,8 @@ from tir_env.world import World
 if TYPE_CHECKING:
     from experiments.run import Run
 
+RETRIES = 3  # times that a process may be lost without one more checkpoint between
+
 Self = TypeVar("Self", bound="Workplace")
 
 

@@ -1,0 +1,97 @@
+"""What the training of the vision-language agent does around its learners. No Ray is started."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.train
+import torch
+from ray.train.v2.api.exceptions import WorkerGroupError
+from rich.console import Console
+
+from experiments import vlm
+from experiments.run import Run
+from experiments.runs import RunFolder
+from experiments.vlm import Plan, VlmWorkplace, work
+from experiments.workplace import RETRIES
+from pool import Problem
+from tir_env.tools import Toolbox
+
+LOST = WorkerGroupError("lost", {0: RuntimeError("killed")})
+SETTINGS = Run(algo="grpo", policy="vlm")
+
+
+def save(path: Path) -> None:
+    path.mkdir()
+    (path / "state").write_text("whole")
+
+
+class Idle(VlmWorkplace):
+    """A workplace that looks for nothing."""
+
+    def __init__(self, settings: Run = SETTINGS) -> None:
+        self.settings, self.toolbox, self.pool_options, self.pool = settings, Toolbox.load("classical"), {"kind": "local"}, None
+
+
+# -- learners that are lost --------------------------------------------------------------------------------------------------------
+
+
+def learn(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, script: list[tuple[int, Exception | None]]) -> list[int]:
+    """Each time that learners are begun they save so many more steps of four, then end as the script says; where each began."""
+    begun: list[int] = []
+
+    class Trainer:
+        def __init__(self, *arguments: Any, **options: Any) -> None: ...
+
+        def fit(self) -> None:
+            done = folder.last_checkpoint()[0]
+            more, error = script[len(begun)]
+            begun.append(done)
+            for number in range(done + 1, done + more + 1):
+                folder.save_checkpoint(number, save)
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    Idle().learn("grpo", Plan(0, 4), folder, Console(file=io.StringIO()))
+    return begun
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", SETTINGS)
+
+
+def test_losses_are_borne_while_checkpoints_come(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[tuple[int, Exception | None]] = [(0, LOST)] * RETRIES
+    assert learn(folder, monkeypatch, [*losses, (1, LOST), *losses[1:], (3, None)]) == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_the_same_place_four_times_is_an_error(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WorkerGroupError, match="lost"):
+        learn(folder, monkeypatch, [(1, LOST), *[(0, LOST)] * (RETRIES + 1)])
+
+
+def test_what_is_said_to_the_user_is_not_tried_again(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    nonsense = WorkerGroupError("lost", {0: Problem("the learning rate", "is too high", "Lower it.")})
+    with pytest.raises(Problem, match="the learning rate: is too high"):
+        learn(folder, monkeypatch, [(2, nonsense), (2, None)])
+
+
+def test_who_is_lost_after_the_last_checkpoint_is_not_missed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert learn(folder, monkeypatch, [(4, LOST)]) == [0]
+    learner = SimpleNamespace(load=lambda checkpoint: None)
+    monkeypatch.setattr(vlm, "make_learner", lambda *arguments: learner)
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    for setting in ("set_num_threads", "use_deterministic_algorithms"):  # of the whole process
+        monkeypatch.setattr(torch, setting, lambda *arguments, **options: None)
+    work({
+        "settings": SETTINGS, "stage": "grpo", "plan": Plan(0, 4), "folder": str(folder.path), "owner": folder.claim(),
+        "pool": {"kind": "local"}, "threads": 1, "world": {},
+    })  # fmt: skip
+    assert folder.last_checkpoint()[0] == 4
