@@ -327,15 +327,13 @@ def named(stage: Stage, row: Row, number: int, seconds: float, rollouts: int) ->
 
 def keep(learner: Learner, settings: Run, stage: Stage, folder: RunFolder, number: int, finished: bool) -> None:
     """The agent as it is, then the checkpoint; all learners take part, the first one writes."""
-    options = settings.vlm
-    with learner.team.whole(learner.vlm):
-        if learner.team.rank == 0:
-            spec = options.spec
-            agent = VlmAgent(learner.vlm, learner.chat.toolbox, spec, options.plan_at_once, options.manner)
-            if stage == "sft" and finished:
-                agent.save(folder.path / AFTER_SFT)
-            agent.save(folder.path / "agent")
-    if learner.team.rank == 0:
-        folder.save_checkpoint(number, learner.save, settings.keep)
-    else:
+    options, team = settings.vlm, learner.team
+    weights = team.weights(learner.vlm)
+    if team.rank:
         learner.save(folder.path)
+        return
+    agent = VlmAgent(learner.vlm, learner.chat.toolbox, options.spec, options.plan_at_once, options.manner)
+    if stage == "sft" and finished:
+        agent.save(folder.path / AFTER_SFT, weights)
+    agent.save(folder.path / "agent", weights)
+    folder.save_checkpoint(number, learner.save, settings.keep)

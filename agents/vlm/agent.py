@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
@@ -96,10 +97,13 @@ class VlmAgent:
         step = len(trajectory.steps) if self.at_once else 0
         return requests[step].action if step < len(requests) and requests[step].kind == "call" else len(self.toolbox)
 
-    def save(self, folder: Path) -> None:
-        """Model and processor as transformers saves them (with LoRA the adapter alone), then the JSON file that describes them."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Model and processor as transformers saves them (with LoRA the adapter alone), then the JSON file that describes them.
+
+        `weights`: `Team.weights`, where the model itself does not hold all of them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        write_model(self.vlm, folder / MODEL)
+        write_model(self.vlm, folder / MODEL, weights)
         data = {
             "kind": KIND, "spec": asdict(self.spec), "plan_at_once": self.at_once, "manner": asdict(self.manner),
             "tools": [tool.name for tool in self.toolbox],
@@ -125,13 +129,13 @@ class VlmAgent:
         return cls(read_model(spec, folder / MODEL), toolbox, spec, at_once, manner)
 
 
-def write_model(vlm: Vlm, folder: Path) -> None:
+def write_model(vlm: Vlm, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
     def write(place: Path) -> None:
         with quietly():
             save(place)
 
     def save(place: Path) -> None:
-        (vlm.adapter[0] or vlm.model).save_pretrained(place)
+        (vlm.adapter[0] or vlm.model).save_pretrained(place, state_dict=weights)
         vlm.processor.save_pretrained(place)
 
     write_aside(folder, write)
