@@ -40,7 +40,7 @@ def begin(tmp_path: Path, model: Path, name: str, *more: object) -> Any:
     return start(
         "--algo", "grpo", "--model", model, "--reward", "mar:metrics=psnr+ssim", "--metrics", "psnr", "ssim", "--toolbox",
         tmp_path / "tools.yaml", "--suite", "dark", "--images", "skimage", "--crop", 32, "--teacher", "oracle:psnr",
-        "--demonstrations", 22, "--no-edp", "--sft-epochs", 2, "--sft-batch", 4, "--sft-lr", 3e-3, "--iterations", GRPO,
+        "--demonstrations", 23, "--no-edp", "--sft-epochs", 2, "--sft-batch", 4, "--sft-lr", 3e-3, "--iterations", GRPO,
         "--prompts", 2, "--rollouts", 4, "--turn-tokens", 24, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name, *more,
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_both_stages_are_in_one_folder(whole: tuple[Path, str]) -> None:
     folder, said = whole
     for words in (f"sft {SFT}/{SFT}", f"grpo {GRPO}/{GRPO}", "grpo vlm", "after SFT"):
         assert words in said
-    for words in ("16 demonstrations from 22 starts", "6 starts are left out"):
+    for words in ("16 demonstrations from 23 starts", "7 starts are left out"):
         assert words in said
     found = outcome(folder)
     rows, table = found["log"], found["table"]
