@@ -12,25 +12,25 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
 
-from agents.agent import Agent
 from agents.opening import open_agent
 from agents.vlm import demonstrations
 from agents.vlm.agent import MODEL, VlmAgent
 from agents.vlm.grpo import Grpo
 from agents.vlm.learner import Learner
-from agents.vlm.model import load
+from agents.vlm.model import gpu_or_cpu, load
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from agents.vlm.vllm_engine import VllmEngine, needed
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
-from experiments.workplace import RETRIES, Workplace
+from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem, connect
 from rewards import make_reward
 from tir_env.side_by_side import stream_of
@@ -68,7 +68,7 @@ class VlmWorkplace(Workplace):
         stages = [name for name, wanted in (("SFT", options.sft), ("GRPO", options.rl)) if wanted] or ["no stage"]
         return f"{super().describe()}, model {options.model}, {' and '.join(stages)}"
 
-    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, options = self.settings, self.settings.vlm
         world = self.world("train")
         count = 0
@@ -79,16 +79,21 @@ class VlmWorkplace(Workplace):
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)
         torch.set_num_threads(threads())  # nobody else computes now
-        trained = folder.path / "agent"
+        trained, toolbox = folder.path / "agent", world.toolbox
+
+        def untrained() -> VlmAgent:
+            return VlmAgent(load(options.spec).to(gpu_or_cpu()), toolbox, options.spec, options.plan_at_once, options.manner)
+
         if not trained.exists():
-            VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner).save(trained)
-        found: dict[str, Agent] = {"grpo vlm" if options.rl else "vlm": VlmAgent.load(trained, world.toolbox, options.model)}
+            untrained().save(trained)
+        opened = partial(VlmAgent.load, toolbox=toolbox, base=options.model)
+        found: dict[str, Opened] = {"grpo vlm" if options.rl else "vlm": partial(opened, trained)}
         if options.rl and options.sft:
-            found["after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, options.model)
+            found["after SFT"] = partial(opened, folder.path / AFTER_SFT)
         if options.rl or options.sft:
-            found["untrained"] = VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner)
+            found["untrained"] = untrained
         if options.sft:
-            found[options.teacher] = open_agent(options.teacher, self.world("test"), settings.seed)
+            found[options.teacher] = partial(open_agent, options.teacher, self.world("test"), settings.seed)
         return found
 
     def demonstrate(self, world: World, folder: RunFolder, console: Console) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
-from agents.vlm.model import Sight, Vlm, VlmError, load, quietly
+from agents.vlm.model import Sight, Vlm, VlmError, gpu_or_cpu, load, quietly
 from agents.vlm.rollout import Clock, Episode, asked, play, speak
 from agents.vlm.settings import Manner, VlmSpec
 from agents.vlm.sft import dialogue_of
@@ -112,7 +112,7 @@ class VlmAgent:
 
     @classmethod
     def load(cls, folder: Path, toolbox: Toolbox, base: str | None = None) -> VlmAgent:
-        """`base`: where the model that an adapter belongs to is now, if not where it was."""
+        """Ready to play, on the GPU if there is one. `base`: where the model that an adapter belongs to is, if not where it was."""
         try:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
             spec, tools = VlmSpec(**data["spec"]), [str(tool) for tool in data["tools"]]
@@ -126,17 +126,14 @@ class VlmAgent:
             reason = f"was trained with other tools than toolbox {toolbox.name!r} has"
             reason += f": {', '.join(other[:4])}" if other else ", in another order"
             raise Problem("this agent", reason, "Give the toolbox that it was trained with, or train one with this toolbox.")
-        return cls(read_model(spec, folder / MODEL), toolbox, spec, at_once, manner)
+        return cls(read_model(spec, folder / MODEL).to(gpu_or_cpu()), toolbox, spec, at_once, manner)
 
 
 def write_model(vlm: Vlm, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-    def write(place: Path) -> None:
+    def write(new: Path) -> None:
         with quietly():
-            save(place)
-
-    def save(place: Path) -> None:
-        (vlm.adapter[0] or vlm.model).save_pretrained(place, state_dict=weights)
-        vlm.processor.save_pretrained(place)
+            (vlm.adapter[0] or vlm.model).save_pretrained(new, state_dict=weights)
+            vlm.processor.save_pretrained(new)
 
     write_aside(folder, write)
 

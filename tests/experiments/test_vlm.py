@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.console import Console
 
+from agents.training_free.bounds import FixedAgent
 from experiments import vlm
-from experiments.run import Run
+from experiments.run import Run, compare
 from experiments.runs import RunFolder
 from experiments.vlm import Plan, VlmWorkplace, work
 from experiments.workplace import RETRIES
 from pool import Problem
 from tir_env.tools import Toolbox
+from tir_env.world import World
 
 LOST = WorkerGroupError("lost", {0: RuntimeError("killed")})
 SETTINGS = Run(algo="grpo", policy="vlm")
@@ -35,6 +38,22 @@ class Idle(VlmWorkplace):
 
     def __init__(self, settings: Run = SETTINGS) -> None:
         self.settings, self.toolbox, self.pool_options, self.pool = settings, Toolbox.load("classical"), {"kind": "local"}, None
+
+
+def test_one_agent_is_open_at_a_time(world: World, tmp_path: Path) -> None:
+    """Each may fill a GPU."""
+    settings = Run(test_episodes=2, metrics=("psnr",))
+    opened: list[weakref.ref[FixedAgent]] = []
+
+    def opener() -> FixedAgent:
+        assert all(agent() is None for agent in opened)
+        agent = FixedAgent([], world.stop, "none")
+        opened.append(weakref.ref(agent))
+        return agent
+
+    folder = RunFolder.create(tmp_path / "run", settings)
+    compare(settings, world, {"trained": opener, "untrained": opener, "teacher": opener}, folder, Console(file=io.StringIO()))
+    assert len(opened) == 3
 
 
 # -- learners that are lost --------------------------------------------------------------------------------------------------------
