@@ -21,7 +21,7 @@ from rich.console import Console
 
 from agents.opening import open_agent
 from agents.vlm import demonstrations
-from agents.vlm.agent import MODEL, VlmAgent
+from agents.vlm.agent import MODEL, VlmAgent, read_model
 from agents.vlm.grpo import Grpo
 from agents.vlm.learner import Learner
 from agents.vlm.model import gpu_or_cpu, load
@@ -76,6 +76,7 @@ class VlmWorkplace(Workplace):
             count = self.demonstrate(world, folder, console)
         plan = Plan.of(settings, count)
         check_first_stage(plan, settings, folder)
+        check_model(settings, folder)
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)
         torch.set_num_threads(threads())  # nobody else computes now
@@ -176,6 +177,17 @@ class Plan:
 
     def span(self, stage: Stage) -> tuple[int, int]:
         return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)
+
+
+def check_model(settings: Run, folder: RunFolder) -> None:
+    """What learns cannot change on the way. Where the model lies may be told anew, and whether its activations are kept."""
+    if not folder.last_checkpoint()[0]:
+        return
+    now, before = settings.vlm, folder.settings(type(settings)).vlm
+    for name in ("dtype", "lora", "train_vision"):
+        if getattr(now, name) != getattr(before, name):
+            reason = f"finds a model with {name.replace('_', '-')} {getattr(before, name)}, not {getattr(now, name)}"
+            raise Problem("--resume", reason, "Leave that option out, or begin another run.")
 
 
 def check_first_stage(plan: Plan, settings: Run, folder: RunFolder) -> None:
@@ -307,11 +319,7 @@ def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: Run
     design.every_step = False  # a group is judged by its ends: scoring on the way would be for nothing
     world = World(**place | {"reward": design}, pool=pool)
     spec = options.spec
-    if stage == "grpo" and options.sft:
-        vlm = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, spec.name).vlm  # its base may have moved since
-    else:
-        vlm = load(spec)
-    vlm = team.prepare(vlm)
+    vlm = team.prepare(read_model(spec, folder.path / AFTER_SFT / MODEL) if stage == "grpo" and options.sft else load(spec))
     chat = vlm.chat(world.toolbox, options.plan_at_once)
     if stage == "sft":
         made = demonstrations.load(lessons_of(settings, folder), world)

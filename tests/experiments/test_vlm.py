@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,17 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.console import Console
 
 from agents.training_free.bounds import FixedAgent
+from agents.vlm.agent import VlmAgent
+from agents.vlm.config import VlmOptions
+from agents.vlm.model import load
+from agents.vlm.settings import VlmSpec
+from agents.vlm.team import Team
 from experiments import vlm
 from experiments.run import Run, compare
 from experiments.runs import RunFolder
-from experiments.vlm import Plan, VlmWorkplace, work
+from experiments.vlm import AFTER_SFT, Plan, VlmWorkplace, check_model, make_learner, work
 from experiments.workplace import RETRIES
-from pool import Problem
+from pool import Problem, connect
 from tir_env.tools import Toolbox
 from tir_env.world import World
 
@@ -40,6 +46,11 @@ class Idle(VlmWorkplace):
         self.settings, self.toolbox, self.pool_options, self.pool = settings, Toolbox.load("classical"), {"kind": "local"}, None
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", SETTINGS)
+
+
 def test_one_agent_is_open_at_a_time(world: World, tmp_path: Path) -> None:
     """Each may fill a GPU."""
     settings = Run(test_episodes=2, metrics=("psnr",))
@@ -54,6 +65,30 @@ def test_one_agent_is_open_at_a_time(world: World, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", settings)
     compare(settings, world, {"trained": opener, "untrained": opener, "teacher": opener}, folder, Console(file=io.StringIO()))
     assert len(opened) == 3
+
+
+# -- gone on with ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_gone_on_with_keeps_what_learns(folder: RunFolder) -> None:
+    folder.save_checkpoint(1, save)
+    check_model(SETTINGS, folder)
+    for option, said in (({"dtype": "float32"}, "dtype bfloat16, not float32"), ({"lora": 4}, "lora 0, not 4"),
+                         ({"train_vision": False}, "train-vision True, not False")):  # fmt: skip
+        with pytest.raises(Problem, match=f"--resume: finds a model with {said}"):
+            check_model(replace(SETTINGS, vlm=replace(SETTINGS.vlm, **option)), folder)
+    check_model(replace(SETTINGS, vlm=replace(SETTINGS.vlm, gradient_checkpointing=True, model="elsewhere")), folder)
+
+
+def test_the_second_stage_computes_activations_again_where_it_is_told_to(folder: RunFolder) -> None:
+    place, spec = Idle(), VlmSpec()
+    VlmAgent(load(spec), place.toolbox, spec).save(folder.path / AFTER_SFT)
+    for again in (False, True):
+        options = VlmOptions(dtype="float32", gradient_checkpointing=again)
+        with connect("local") as pool:
+            settings = replace(SETTINGS, vlm=options)
+            learner = make_learner(settings, place.world_settings("train"), "grpo", folder, Team(), pool)
+        assert learner.vlm.model.is_gradient_checkpointing is again
 
 
 # -- learners that are lost --------------------------------------------------------------------------------------------------------
@@ -78,11 +113,6 @@ def learn(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, script: list[tuple
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
     Idle().learn("grpo", Plan(0, 4), folder, Console(file=io.StringIO()))
     return begun
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", SETTINGS)
 
 
 def test_losses_are_borne_while_checkpoints_come(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
