@@ -81,7 +81,7 @@ class Run:
     crop: int = LIGHT["crop"]
     """Side of the random crop; 0 for whole photographs."""
     starts: int = LIGHT["starts"]
-    """Train on so many first images only, spread evenly over the cases; 0: always new ones."""
+    """Train on so many first images only, spread evenly over the cases; 0: always new ones. Of the vlm, stage 2: one after another."""
     encoder: str = LIGHT["encoder"]
     """The frozen image encoder: pocket-clip, pocket-levels, statistics, a name of open_clip's, or your own as module:Class."""
     pretrained: str = LIGHT["pretrained"]

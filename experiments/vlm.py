@@ -70,7 +70,7 @@ class VlmWorkplace(Workplace):
 
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, options = self.settings, self.settings.vlm
-        world = self.world("train")
+        world = World(**self.world_settings("train") | {"starts": 0}, pool=self.pool)  # stage 2's starts are not demonstrated
         count = 0
         if options.sft:
             count = self.demonstrate(world, folder, console)
@@ -103,7 +103,7 @@ class VlmWorkplace(Workplace):
         if options.demonstrations_from is None and not place.exists():
             began = time.perf_counter()
             teacher = open_agent(options.teacher, world, settings.seed)
-            stream = stream_of(settings.seed) + 1  # others than stage 2 begins from
+            stream = stream_of(settings.seed) + 1  # not stage 2's
             starts = world.draw_many(stream, range(options.demonstrations))
             made: list[Any] = []
             with display(console, len(starts), 0, lambda row: "", "demonstration") as show:

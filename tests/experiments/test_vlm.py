@@ -67,6 +67,25 @@ def test_one_agent_is_open_at_a_time(world: World, tmp_path: Path) -> None:
     assert len(opened) == 3
 
 
+# -- demonstrations ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_starts_of_the_second_stage_are_not_demonstrated(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Idle(replace(SETTINGS, starts=4))
+
+    class Seen(Exception): ...
+
+    def demonstrate(world: World, *rest: Any) -> int:
+        starts = place.world("train").draw_many(0, range(50))
+        assert len(set(starts)) == 4
+        assert not set(starts) & set(world.draw_many(0, range(50)))
+        raise Seen
+
+    monkeypatch.setattr(place, "demonstrate", demonstrate)
+    with connect("local") as place.pool, pytest.raises(Seen):
+        place.train(folder, Console(file=io.StringIO()))
+
+
 # -- gone on with ------------------------------------------------------------------------------------------------------------------
 
 

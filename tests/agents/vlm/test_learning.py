@@ -247,6 +247,16 @@ def test_a_redrawn_group_says_something_else() -> None:
     assert said_[0] != said_[1]
 
 
+def test_a_limited_set_of_starts_is_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(toolbox=fake_toolbox(), crop=32, horizon=3, suite="noise+jpeg", reward=MAR, starts=4)
+    grpo = make_grpo(world, manner=Manner())
+    force(monkeypatch, grpo, LINES)
+    drawn = set()
+    for grpo.done in range(2):
+        drawn |= {group[0].trajectory.start for group in grpo.play(Clock())[0]}
+    assert len(drawn) == 4
+
+
 def test_several_updates_and_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     grpo = make_grpo(make_world("gain:psnr"), rollouts=2, updates=2, epochs=2, manner=Manner())
     force(monkeypatch, grpo, [[BRIGHTER], [DARKER]])
