@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from rich.console import Console
 from agents.opening import open_agent
 from agents.vlm import demonstrations
 from agents.vlm.agent import MODEL, VlmAgent, read_model
+from agents.vlm.config import VlmOptions
 from agents.vlm.grpo import Grpo
 from agents.vlm.learner import Learner
 from agents.vlm.model import gpu_or_cpu, load
@@ -33,7 +34,9 @@ from experiments.tracking import display, gains, trackers
 from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem, connect
 from rewards import make_reward
+from tir_env.images.sources import Images
 from tir_env.side_by_side import stream_of
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class VlmWorkplace(Workplace):
                 )
             needed()
         if options.sft and options.demonstrations_from is not None:
-            demonstrations.read_index(found(options.demonstrations_from))
+            check_perturbed(options)
         load(options.spec)
 
     def describe(self) -> str:
@@ -111,16 +114,17 @@ class VlmWorkplace(Workplace):
                     made += demonstrations.demonstrate(world, teacher, starts[first : first + demonstrations.AT_ONCE])
                     show({"iteration": min(len(starts), first + demonstrations.AT_ONCE)})
             left_out = len(starts) - len(made)
-            alphas = (options.alpha_t, options.alpha_m) if options.edp else (0.0, 0.0)
+            alpha_t, alpha_m = options.alphas
             if options.edp:
-                made = demonstrations.perturb(made, world, *alphas, seed=settings.seed)
-            demonstrations.save(made, place, world, alpha_t=alphas[0], alpha_m=alphas[1])
+                made = demonstrations.perturb(made, world, alpha_t, alpha_m, seed=settings.seed)
+            demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher)
             console.print(f"{len(made)} demonstrations from {len(starts)} starts in {time.perf_counter() - began:.0f} s")
             if left_out:
                 console.print(f"{left_out} starts are left out: a tool failed there, or ran twice")
-        count = demonstrations.read_index(place).count
-        demonstrations.load(place, world)  # finds what is wrong here, not in a learner
-        return count
+        made = demonstrations.load(place, world)  # finds what is wrong here, not in a learner
+        if options.demonstrations_from is not None:
+            check_untested(made, self.world("test").images)
+        return len(made)
 
     def learn(self, stage: Stage, plan: Plan, folder: RunFolder, console: Console) -> None:
         """A stage on Ray Train, shown as the log grows."""
@@ -177,6 +181,27 @@ class Plan:
 
     def span(self, stage: Stage) -> tuple[int, int]:
         return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)
+
+
+def check_perturbed(options: VlmOptions) -> None:
+    """Another run's demonstrations are what the options say of them."""
+    assert options.demonstrations_from is not None
+    index = demonstrations.read_index(found(options.demonstrations_from))
+    made = {"alpha-t": index.alpha_t, "alpha-m": index.alpha_m, "teacher": index.teacher or options.teacher}
+    asked = {"alpha-t": options.alphas[0], "alpha-m": options.alphas[1], "teacher": options.teacher}
+    if strange := " ".join(f"--{flag} {value}" for flag, value in made.items() if value != asked[flag]):
+        thing = f"--demonstrations-from {options.demonstrations_from}"
+        raise Problem(thing, f"was made with {strange}", "Give these, too, or make demonstrations anew.")
+
+
+def check_untested(made: Sequence[Trajectory], test: Images) -> None:
+    """What another run demonstrated on must not be tested on in this one, kin included."""
+    seen = {trajectory.start.digest for trajectory in made}
+    kin = {photo.kin for photo in test if photo.kin and photo.digest in seen}
+    if shared := [photo.name for photo in test if photo.digest in seen or photo.kin in kin]:
+        some = ", ".join(repr(name) for name in shared[:3])
+        reason = f"shows {len(shared)} of the {len(test)} pictures of --test-images {test.name}, such as {some}"
+        raise Problem("--demonstrations-from", reason, "Give other ones to test on, or make demonstrations anew.")
 
 
 def check_model(settings: Run, folder: RunFolder) -> None:

@@ -129,12 +129,21 @@ class Index(BaseModel):
     horizon: int
     alpha_t: float
     alpha_m: float
+    teacher: str = ""  # empty: from before it was noted
     count: int = Field(gt=0)
     starts: int  # different ones
     steps: int
 
 
-def save(trajectories: Sequence[Trajectory], folder: Path, world: World, *, alpha_t: float = 0.0, alpha_m: float = 0.0) -> Path:
+def save(
+    trajectories: Sequence[Trajectory],
+    folder: Path,
+    world: World,
+    *,
+    alpha_t: float = 0.0,
+    alpha_m: float = 0.0,
+    teacher: str = "",
+) -> Path:
     """A folder for each trajectory, with its images, and an index; all or nothing. Replaces other demonstrations, and nothing else."""
     if not trajectories:
         raise DemonstrationsError(folder, "would hold no demonstrations", "Did the teacher's tools all fail?")
@@ -147,7 +156,7 @@ def save(trajectories: Sequence[Trajectory], folder: Path, world: World, *, alph
         )
     index = Index(
         toolbox=world.toolbox.name, tools=tools, suite=world.suite.name,
-        images=world.images.name, horizon=world.horizon, alpha_t=alpha_t, alpha_m=alpha_m, count=len(trajectories),
+        images=world.images.name, horizon=world.horizon, alpha_t=alpha_t, alpha_m=alpha_m, teacher=teacher, count=len(trajectories),
         starts=len({t.start for t in trajectories}), steps=sum(len(t.steps) for t in trajectories),
     )  # fmt: skip
 

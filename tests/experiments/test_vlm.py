@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.console import Console
 
 from agents.training_free.bounds import FixedAgent
+from agents.vlm import demonstrations
 from agents.vlm.agent import VlmAgent
 from agents.vlm.config import VlmOptions
 from agents.vlm.model import load
@@ -24,9 +26,10 @@ from agents.vlm.team import Team
 from experiments import vlm
 from experiments.run import Run, compare
 from experiments.runs import RunFolder
-from experiments.vlm import AFTER_SFT, Plan, VlmWorkplace, check_model, make_learner, work
+from experiments.vlm import AFTER_SFT, Plan, VlmWorkplace, check_model, check_perturbed, check_untested, make_learner, work
 from experiments.workplace import RETRIES
 from pool import Problem, connect
+from tir_env.images.sources import Images, skimage_photos
 from tir_env.tools import Toolbox
 from tir_env.world import World
 
@@ -84,6 +87,42 @@ def test_the_starts_of_the_second_stage_are_not_demonstrated(folder: RunFolder, 
     monkeypatch.setattr(place, "demonstrate", demonstrate)
     with connect("local") as place.pool, pytest.raises(Seen):
         place.train(folder, Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Demonstrations of another run."""
+    place = Idle()
+    with connect("local") as place.pool:
+        world = World(toolbox=place.toolbox, images="skimage", part="test", crop=32, suite="noise+jpeg")
+        made = demonstrations.demonstrate(world, FixedAgent([0], world.stop, "first"), world.draw_many(0, range(4)))
+        return demonstrations.save(made, tmp_path / "elsewhere", world, alpha_t=0.3, alpha_m=0.0, teacher="q-agent")
+
+
+def test_demonstrations_of_another_run_are_what_the_options_say(elsewhere: Path) -> None:
+    asked = VlmOptions(demonstrations_from=elsewhere, alpha_m=0.0, teacher="q-agent")
+    check_perturbed(asked)
+    for change, said in (({"alpha_t": 0.1}, "--alpha-t 0.3"), ({"edp": False}, "--alpha-t 0.3"), ({"alpha_m": 0.4}, "--alpha-m 0.0"),
+                         ({"teacher": "4kagent"}, "--teacher q-agent")):  # fmt: skip
+        with pytest.raises(Problem, match=f"elsewhere: was made with {said}. Give these"):
+            check_perturbed(replace(asked, **change))
+
+
+def test_what_another_run_demonstrated_on_is_not_tested_on(folder: RunFolder, elsewhere: Path) -> None:
+    """It took the test part of scikit-image's pictures."""
+    options = VlmOptions(demonstrations_from=elsewhere, alpha_m=0.0, teacher="q-agent")
+    for test_images, said in (("generated:40", None), ("skimage", "shows . of the . pictures of --test-images skimage:test")):
+        place = Idle(replace(SETTINGS, test_images=test_images, vlm=options))
+        with connect("local") as place.pool, nullcontext() if said is None else pytest.raises(Problem, match=said):
+            assert place.demonstrate(place.world("train"), folder, Console(file=io.StringIO())) == 4
+
+
+def test_kin_of_what_was_demonstrated_is_not_tested_on_either(world: World) -> None:
+    left, right = (skimage_photos().find(f"motorcycle_{side}") for side in ("left", "right"))
+    start = replace(world.draw(0, 0), digest=left.digest)
+    made = [SimpleNamespace(start=start)]
+    with pytest.raises(Problem, match="such as 'motorcycle_left', 'motorcycle_right'"):
+        check_untested(made, Images("both", [left, right]))  # type: ignore[arg-type]
 
 
 # -- gone on with ------------------------------------------------------------------------------------------------------------------
