@@ -6,7 +6,9 @@ folder: log, checkpoints, the agent. The main process shows what the log says, a
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +44,7 @@ from tir_env.world import World
 if TYPE_CHECKING:
     from experiments.run import Run
 
-DEMONSTRATIONS, AFTER_SFT = "demonstrations", "after-sft"
+PLAYED, DEMONSTRATIONS, AFTER_SFT = "played", "demonstrations", "after-sft"
 Stage = Literal["sft", "grpo"]
 
 
@@ -105,26 +107,43 @@ class VlmWorkplace(Workplace):
         settings, options, place = self.settings, self.settings.vlm, lessons_of(self.settings, folder)
         if options.demonstrations_from is None and not place.exists():
             began = time.perf_counter()
-            teacher = open_agent(options.teacher, world, settings.seed)
-            stream = stream_of(settings.seed) + 1  # not stage 2's
-            starts = world.draw_many(stream, range(options.demonstrations))
-            made: list[Any] = []
-            with display(console, len(starts), 0, lambda row: "", "demonstration") as show:
-                for first in range(0, len(starts), demonstrations.AT_ONCE):
-                    made += demonstrations.demonstrate(world, teacher, starts[first : first + demonstrations.AT_ONCE])
-                    show({"iteration": min(len(starts), first + demonstrations.AT_ONCE)})
-            left_out = len(starts) - len(made)
+            made: Iterable[Trajectory] = self.played(world, folder, console)
+            left_out = options.demonstrations - len(made)
             alpha_t, alpha_m = options.alphas
             if options.edp:
                 made = demonstrations.perturb(made, world, alpha_t, alpha_m, seed=settings.seed)
             demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher)
-            console.print(f"{len(made)} demonstrations from {len(starts)} starts in {time.perf_counter() - began:.0f} s")
+            count = demonstrations.read_index(place).count
+            console.print(f"{count} demonstrations from {options.demonstrations} starts in {time.perf_counter() - began:.0f} s")
             if left_out:
                 console.print(f"{left_out} starts are left out: a tool failed there, or ran twice")
-        made = demonstrations.load(place, world)  # finds what is wrong here, not in a learner
+        shutil.rmtree(folder.path / PLAYED, ignore_errors=True)
+        there = demonstrations.load(place, world)  # finds what is wrong here, not in a learner
         if options.demonstrations_from is not None:
-            check_untested(made, self.world("test").images)
-        return len(made)
+            check_untested(there, self.world("test").images)
+        return len(there)
+
+    def played(self, world: World, folder: RunFolder, console: Console) -> Sequence[Trajectory]:
+        """What the teacher does. Each part is saved as it comes: a run that was killed goes on from there."""
+        settings, options = self.settings, self.settings.vlm
+        teacher = open_agent(options.teacher, world, settings.seed)
+        stream, count = stream_of(settings.seed) + 1, options.demonstrations  # not stage 2's starts
+        told = str(
+            (options.teacher, stream, [tool.name for tool in world.toolbox], self.world_settings("train") | {"toolbox": ""})
+        )
+        place = (
+            folder.path / PLAYED / hashlib.sha256(told.encode()).hexdigest()[:8]
+        )  # resumed with other options it begins anew
+        parts: list[Path] = []
+        with display(console, count, 0, lambda row: "", "demonstration") as show:
+            for first in range(0, count, demonstrations.AT_ONCE):
+                numbers = range(first, min(count, first + demonstrations.AT_ONCE))
+                parts.append(place / f"{numbers.start:06d}-{numbers.stop:06d}")
+                if not parts[-1].exists():
+                    made = demonstrations.demonstrate(world, teacher, world.draw_many(stream, numbers))
+                    demonstrations.save_part(made, parts[-1])
+                show({"iteration": numbers.stop})
+        return demonstrations.Saved([path for part in parts for path in sorted(part.iterdir())])
 
     def learn(self, stage: Stage, plan: Plan, folder: RunFolder, console: Console) -> None:
         """A stage on Ray Train, shown as the log grows."""
@@ -347,7 +366,7 @@ def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: Run
     vlm = team.prepare(read_model(spec, folder.path / AFTER_SFT / MODEL) if stage == "grpo" and options.sft else load(spec))
     chat = vlm.chat(world.toolbox, options.plan_at_once)
     if stage == "sft":
-        made = demonstrations.load(lessons_of(settings, folder), world)
+        made = demonstrations.saved(lessons_of(settings, folder))
         return Sft(vlm, chat, made, options.sft_settings, team, settings.seed, options.effort)
     engine = None
     if options.engine == "vllm":

@@ -26,7 +26,18 @@ from agents.vlm.team import Team
 from experiments import vlm
 from experiments.run import Run, compare
 from experiments.runs import RunFolder
-from experiments.vlm import AFTER_SFT, Plan, VlmWorkplace, check_model, check_perturbed, check_untested, make_learner, work
+from experiments.vlm import (
+    AFTER_SFT,
+    DEMONSTRATIONS,
+    PLAYED,
+    Plan,
+    VlmWorkplace,
+    check_model,
+    check_perturbed,
+    check_untested,
+    make_learner,
+    work,
+)
 from experiments.workplace import RETRIES
 from pool import Problem, connect
 from tir_env.images.sources import Images, skimage_photos
@@ -87,6 +98,34 @@ def test_the_starts_of_the_second_stage_are_not_demonstrated(folder: RunFolder, 
     monkeypatch.setattr(place, "demonstrate", demonstrate)
     with connect("local") as place.pool, pytest.raises(Seen):
         place.train(folder, Console(file=io.StringIO()))
+
+
+def test_demonstrations_go_on_from_what_was_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = VlmOptions(demonstrations=7, teacher="denoise/dct", alpha_t=0.5, alpha_m=0.5)
+    place = Idle(replace(SETTINGS, images="skimage", crop=32, horizon=2, metrics=("psnr",), vlm=options))
+    monkeypatch.setattr(demonstrations, "AT_ONCE", 2)
+    real, played = demonstrations.demonstrate, []
+
+    def demonstrate(world: World, agent: Any, starts: Any) -> Any:
+        played.append(len(starts))
+        if len(played) == 3:
+            raise KeyboardInterrupt
+        return real(world, agent, starts)
+
+    whole, parted = (RunFolder.create(tmp_path / name, SETTINGS) for name in ("whole", "parted"))
+    with connect("local") as place.pool:
+        world, console = place.world("train"), Console(file=io.StringIO())
+        place.demonstrate(world, whole, console)
+        monkeypatch.setattr(demonstrations, "demonstrate", demonstrate)
+        with pytest.raises(KeyboardInterrupt):
+            place.demonstrate(world, parted, console)
+        assert not (parted.path / DEMONSTRATIONS).exists()
+        count = place.demonstrate(world, parted, console)
+        assert played == [2, 2, 2, 2, 1], "what was saved is not played again"
+        made, again = (list(demonstrations.load(each.path / DEMONSTRATIONS, world)) for each in (whole, parted))
+    assert made == again
+    assert len(made) == count > 7
+    assert not (parted.path / PLAYED).exists()
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_how_the_work_is_dealt_out_does_not_matter(world: World) -> None:
 
 def test_without_sharing_no_more_is_read_at_a_time_than_was_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sft = make_sft(world, batch=4)
-    longest = max(map(len, sft.dialogues))
+    longest = max(len(sft.dialogue(index)) for index in range(4))
     sft.effort = Effort(tokens=2 * longest, share=False)
     rows: list[int] = []
     monkeypatch.setattr("agents.vlm.learner.read", lambda *arguments: (rows.append(len(arguments[3])), read(*arguments))[1])
@@ -403,7 +403,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(world: World) -> None:
     sft = make_sft(world)
     before = weights(sft.vlm)
     with pytest.raises(VlmError, match="gradient of nan"):
-        sft.gradient_step(sft.dialogues[:1], lambda lesson: lesson.logps.sum() * float("nan"), 1e-3)
+        sft.gradient_step([sft.dialogue(0)], lambda lesson: lesson.logps.sum() * float("nan"), 1e-3)
     assert all(torch.equal(p, before[name]) for name, p in sft.vlm.model.named_parameters())
 
 
