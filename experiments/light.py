@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
-from agents.agent import Agent
 from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
 from agents.clip_mlp.grpo import LightGRPO
 from agents.clip_mlp.network import Shape
 from agents.clip_mlp.ppo import LightPPO, Place, configure
 from experiments.learning import train
 from experiments.runs import RunFolder
-from experiments.workplace import Workplace
+from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem
 from rewards import make_reward
 
 if TYPE_CHECKING:
     from experiments.run import Run
-
-RETRIES = 3  # times that a process may be lost without one more checkpoint between
 
 
 class LightWorkplace(Workplace):
@@ -72,7 +70,7 @@ class LightWorkplace(Workplace):
         finally:
             algorithm.stop()
 
-    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, lost = self.settings, 0  # processes in a row without a checkpoint between
         while (done := folder.last_checkpoint()[0]) < settings.iterations:
             try:
@@ -86,4 +84,4 @@ class LightWorkplace(Workplace):
                     said, remedy = str(error).strip().splitlines()[0], f"Look at Ray's logs, then --resume {folder.path}."
                     raise Problem("the training", f"lost a process {lost} times in a row: {said}", remedy) from error
                 console.print(f"a process was lost ({type(error).__name__}); going on after iteration {saved}", soft_wrap=True)
-        return {f"{settings.algo} {settings.policy}": ClipMlpAgent.load(folder.path / "agent")}
+        return {f"{settings.algo} {settings.policy}": partial(ClipMlpAgent.load, folder.path / "agent")}

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from agents.agent import Agent, observer_for, play
+from agents.agent import observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
@@ -44,7 +45,7 @@ from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 if TYPE_CHECKING:
-    from experiments.workplace import Workplace
+    from experiments.workplace import Opened, Workplace
 
 DEFAULT_OUT = Path("out/run")
 LIGHT = preset("pocket", "clip_mlp")
@@ -86,7 +87,7 @@ class Run:
     crop: int = LIGHT["crop"]
     """Side of the random crop; 0 for whole photographs."""
     starts: int = LIGHT["starts"]
-    """Train on so many first images only, spread evenly over the cases; 0: always new ones."""
+    """Train on so many first images only, spread evenly over the cases; 0: always new ones. Of the vlm, stage 2: one after another."""
     encoder: str = LIGHT["encoder"]
     """The frozen image encoder: pocket-clip, pocket-levels, statistics, a name of open_clip's, or your own as module:Class."""
     pretrained: str = LIGHT["pretrained"]
@@ -261,19 +262,24 @@ def open_folder(settings: Run, console: Console) -> RunFolder:
     return RunFolder.create(path, replace(settings, out=path))
 
 
-def compare(settings: Run, world: World, agents: dict[str, Agent], folder: RunFolder, console: Console) -> None:
+def compare(settings: Run, world: World, agents: dict[str, Opened], folder: RunFolder, console: Console) -> None:
     """The first agent beside the others, no tool, random and every single tool, all on the same held-out starts."""
     starts = world.draw_many(settings.seed + 1, range(settings.test_episodes))
     trained = next(iter(agents))
-    bounds: dict[str, Agent] = {"random": RandomAgent(settings.seed), "no tool": FixedAgent([], world.stop, "")}
+    bounds: dict[str, Opened] = {
+        "random": partial(RandomAgent, settings.seed),
+        "no tool": partial(FixedAgent, [], world.stop, ""),
+    }
     rivals = agents | bounds
-    rivals |= {tool.name: FixedAgent([i], world.stop, tool.name) for i, tool in enumerate(world.toolbox)}
+    rivals |= {tool.name: partial(FixedAgent, [i], world.stop, tool.name) for i, tool in enumerate(world.toolbox)}
     results: dict[str, list[Trajectory]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    for name, rival in track(rivals.items(), "held-out images", console=console, transient=True):
+    for name, opened in track(rivals.items(), "held-out images", console=console, transient=True):
+        rival = opened()
         began = time.perf_counter()
         results[name] = play(world, observer_for(rival, world), rival, starts)
         rows[name] = summary(results[name], settings.metrics, time.perf_counter() - began)
+        del rival  # before the next one: each may fill a GPU
     singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rank(rows[name], settings.metrics))
     shown = {name: rows[name] for name in (*agents, *bounds)}
     shown |= {f"best: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}

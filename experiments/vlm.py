@@ -6,40 +6,45 @@ folder: log, checkpoints, the agent. The main process shows what the log says, a
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
 
-from agents.agent import Agent
 from agents.opening import open_agent
 from agents.vlm import demonstrations
-from agents.vlm.agent import MODEL, VlmAgent
+from agents.vlm.agent import MODEL, VlmAgent, read_model
+from agents.vlm.config import VlmOptions
 from agents.vlm.grpo import Grpo
 from agents.vlm.learner import Learner
-from agents.vlm.model import load
+from agents.vlm.model import gpu_or_cpu, load
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from agents.vlm.vllm_engine import VllmEngine, needed
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
-from experiments.workplace import Workplace
+from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem, connect
 from rewards import make_reward
+from tir_env.images.sources import Images
 from tir_env.side_by_side import stream_of
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 if TYPE_CHECKING:
     from experiments.run import Run
 
-DEMONSTRATIONS, AFTER_SFT = "demonstrations", "after-sft"
+PLAYED, DEMONSTRATIONS, AFTER_SFT = "played", "demonstrations", "after-sft"
 Stage = Literal["sft", "grpo"]
 
 
@@ -49,6 +54,8 @@ class VlmWorkplace(Workplace):
         if settings.algo != "grpo":
             raise Problem(f"--algo {settings.algo}", "is not for the vlm", "Use --algo grpo, or --policy clip_mlp.")
         options = settings.vlm
+        if options.dtype == "float16" and (options.sft or options.rl):
+            raise Problem("--dtype float16", "loses small gradients: nothing scales the loss", "Use bfloat16 or float32.")
         if options.shard and options.lora:
             raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
         if options.engine == "vllm":
@@ -58,7 +65,7 @@ class VlmWorkplace(Workplace):
                 )
             needed()
         if options.sft and options.demonstrations_from is not None:
-            demonstrations.read_index(found(options.demonstrations_from))
+            check_perturbed(options)
         load(options.spec)
 
     def describe(self) -> str:
@@ -66,27 +73,33 @@ class VlmWorkplace(Workplace):
         stages = [name for name, wanted in (("SFT", options.sft), ("GRPO", options.rl)) if wanted] or ["no stage"]
         return f"{super().describe()}, model {options.model}, {' and '.join(stages)}"
 
-    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, options = self.settings, self.settings.vlm
-        world = self.world("train")
+        world = World(**self.world_settings("train") | {"starts": 0}, pool=self.pool)  # stage 2's starts are not demonstrated
         count = 0
         if options.sft:
             count = self.demonstrate(world, folder, console)
         plan = Plan.of(settings, count)
         check_first_stage(plan, settings, folder)
+        check_model(settings, folder)
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)
         torch.set_num_threads(threads())  # nobody else computes now
-        trained = folder.path / "agent"
+        trained, toolbox = folder.path / "agent", world.toolbox
+
+        def untrained() -> VlmAgent:
+            return VlmAgent(load(options.spec).to(gpu_or_cpu()), toolbox, options.spec, options.plan_at_once, options.manner)
+
         if not trained.exists():
-            VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner).save(trained)
-        found: dict[str, Agent] = {"grpo vlm" if options.rl else "vlm": VlmAgent.load(trained, world.toolbox, options.model)}
+            untrained().save(trained)
+        opened = partial(VlmAgent.load, toolbox=toolbox, base=options.model)
+        found: dict[str, Opened] = {"grpo vlm" if options.rl else "vlm": partial(opened, trained)}
         if options.rl and options.sft:
-            found["after SFT"] = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, options.model)
+            found["after SFT"] = partial(opened, folder.path / AFTER_SFT)
         if options.rl or options.sft:
-            found["untrained"] = VlmAgent(load(options.spec), world.toolbox, options.spec, options.plan_at_once, options.manner)
+            found["untrained"] = untrained
         if options.sft:
-            found[options.teacher] = open_agent(options.teacher, self.world("test"), settings.seed)
+            found[options.teacher] = partial(open_agent, options.teacher, self.world("test"), settings.seed)
         return found
 
     def demonstrate(self, world: World, folder: RunFolder, console: Console) -> int:
@@ -94,29 +107,50 @@ class VlmWorkplace(Workplace):
         settings, options, place = self.settings, self.settings.vlm, lessons_of(self.settings, folder)
         if options.demonstrations_from is None and not place.exists():
             began = time.perf_counter()
-            teacher = open_agent(options.teacher, world, settings.seed)
-            stream = stream_of(settings.seed) + 1  # others than stage 2 begins from
-            starts = world.draw_many(stream, range(options.demonstrations))
-            made: list[Any] = []
-            with display(console, len(starts), 0, lambda row: "", "demonstration") as show:
-                for first in range(0, len(starts), demonstrations.AT_ONCE):
-                    made += demonstrations.demonstrate(world, teacher, starts[first : first + demonstrations.AT_ONCE])
-                    show({"iteration": min(len(starts), first + demonstrations.AT_ONCE)})
-            alphas = (options.alpha_t, options.alpha_m) if options.edp else (0.0, 0.0)
+            made: Iterable[Trajectory] = self.played(world, folder, console)
+            left_out = options.demonstrations - len(made)
+            alpha_t, alpha_m = options.alphas
             if options.edp:
-                made = demonstrations.perturb(made, world, *alphas, seed=settings.seed)
-            demonstrations.save(made, place, world, alpha_t=alphas[0], alpha_m=alphas[1])
-            console.print(f"{len(made)} demonstrations from {len(starts)} starts in {time.perf_counter() - began:.0f} s")
-        count = demonstrations.read_index(place).count
-        demonstrations.load(place, world)  # finds what is wrong here, not in a learner
-        return count
+                made = demonstrations.perturb(made, world, alpha_t, alpha_m, seed=settings.seed)
+            demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher)
+            count = demonstrations.read_index(place).count
+            console.print(f"{count} demonstrations from {options.demonstrations} starts in {time.perf_counter() - began:.0f} s")
+            if left_out:
+                console.print(f"{left_out} starts are left out: a tool failed there, or ran twice")
+        shutil.rmtree(folder.path / PLAYED, ignore_errors=True)
+        there = demonstrations.load(place, world)  # finds what is wrong here, not in a learner
+        if options.demonstrations_from is not None:
+            check_untested(there, self.world("test").images)
+        return len(there)
+
+    def played(self, world: World, folder: RunFolder, console: Console) -> Sequence[Trajectory]:
+        """What the teacher does. Each part is saved as it comes: a run that was killed goes on from there."""
+        settings, options = self.settings, self.settings.vlm
+        teacher = open_agent(options.teacher, world, settings.seed)
+        stream, count = stream_of(settings.seed) + 1, options.demonstrations  # not stage 2's starts
+        told = str(
+            (options.teacher, stream, [tool.name for tool in world.toolbox], self.world_settings("train") | {"toolbox": ""})
+        )
+        place = (
+            folder.path / PLAYED / hashlib.sha256(told.encode()).hexdigest()[:8]
+        )  # resumed with other options it begins anew
+        parts: list[Path] = []
+        with display(console, count, 0, lambda row: "", "demonstration") as show:
+            for first in range(0, count, demonstrations.AT_ONCE):
+                numbers = range(first, min(count, first + demonstrations.AT_ONCE))
+                parts.append(place / f"{numbers.start:06d}-{numbers.stop:06d}")
+                if not parts[-1].exists():
+                    made = demonstrations.demonstrate(world, teacher, world.draw_many(stream, numbers))
+                    demonstrations.save_part(made, parts[-1])
+                show({"iteration": numbers.stop})
+        return demonstrations.Saved([path for part in parts for path in sorted(part.iterdir())])
 
     def learn(self, stage: Stage, plan: Plan, folder: RunFolder, console: Console) -> None:
         """A stage on Ray Train, shown as the log grows."""
         last = plan.span(stage)[1]
         if folder.last_checkpoint()[0] >= last:
             return
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -129,21 +163,20 @@ class VlmWorkplace(Workplace):
             work,
             train_loop_config=task,
             scaling_config=ScalingConfig(num_workers=learners, use_gpu=bool(settings.gpus), resources_per_worker=resources),
-            run_config=RunConfig(
-                name=stage,
-                storage_path=str((folder.path / "ray-train").resolve()),
-                failure_config=FailureConfig(max_failures=3),  # and as many again while checkpoints come
-            ),
+            run_config=RunConfig(name=stage, storage_path=str((folder.path / "ray-train").resolve())),
         )
+        lost = 0  # learners in a row without a checkpoint between
         with shown(folder, stage, plan, settings, console):
-            while True:
-                done = folder.last_checkpoint()[0]
+            while (done := folder.last_checkpoint()[0]) < last:
                 try:
                     trainer.fit()
                     break
                 except WorkerGroupError as error:
-                    if folder.last_checkpoint()[0] == done:
-                        raise problem_in(error.worker_failures.values()) or error from error
+                    if problem := problem_in(error.worker_failures.values()):
+                        raise problem from error
+                    lost = 1 if folder.last_checkpoint()[0] > done else lost + 1
+                    if lost > RETRIES:
+                        raise
         if folder.last_checkpoint()[0] < last:
             raise Problem(f"stage {stage}", "ended too early", "Look at the first error in its log; then --resume the run.")
 
@@ -167,6 +200,38 @@ class Plan:
 
     def span(self, stage: Stage) -> tuple[int, int]:
         return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)
+
+
+def check_perturbed(options: VlmOptions) -> None:
+    """Another run's demonstrations are what the options say of them."""
+    assert options.demonstrations_from is not None
+    index = demonstrations.read_index(found(options.demonstrations_from))
+    made = {"alpha-t": index.alpha_t, "alpha-m": index.alpha_m, "teacher": index.teacher or options.teacher}
+    asked = {"alpha-t": options.alphas[0], "alpha-m": options.alphas[1], "teacher": options.teacher}
+    if strange := " ".join(f"--{flag} {value}" for flag, value in made.items() if value != asked[flag]):
+        thing = f"--demonstrations-from {options.demonstrations_from}"
+        raise Problem(thing, f"was made with {strange}", "Give these, too, or make demonstrations anew.")
+
+
+def check_untested(made: Sequence[Trajectory], test: Images) -> None:
+    """What another run demonstrated on must not be tested on in this one, kin included."""
+    seen = {trajectory.start.digest for trajectory in made}
+    kin = {photo.kin for photo in test if photo.kin and photo.digest in seen}
+    if shared := [photo.name for photo in test if photo.digest in seen or photo.kin in kin]:
+        some = ", ".join(repr(name) for name in shared[:3])
+        reason = f"shows {len(shared)} of the {len(test)} pictures of --test-images {test.name}, such as {some}"
+        raise Problem("--demonstrations-from", reason, "Give other ones to test on, or make demonstrations anew.")
+
+
+def check_model(settings: Run, folder: RunFolder) -> None:
+    """What learns cannot change on the way. Where the model lies may be told anew, and whether its activations are kept."""
+    if not folder.last_checkpoint()[0]:
+        return
+    now, before = settings.vlm, folder.settings(type(settings)).vlm
+    for name in ("dtype", "lora", "train_vision"):
+        if getattr(now, name) != getattr(before, name):
+            reason = f"finds a model with {name.replace('_', '-')} {getattr(before, name)}, not {getattr(now, name)}"
+            raise Problem("--resume", reason, "Leave that option out, or begin another run.")
 
 
 def check_first_stage(plan: Plan, settings: Run, folder: RunFolder) -> None:
@@ -289,24 +354,19 @@ def work(task: dict[str, Any]) -> None:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:
                 keep(learner, settings, stage, folder, number, finished=number == last)
-        ray.train.report(row)  # once: Ray's controller takes more than a second to hear of it
 
 
 def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:
     """`place`: what its world is made from."""
     options = settings.vlm
     design = make_reward(settings.reward)
-    design.every_step = False  # a group is judged by its ends: scoring on the way would be for nothing
+    design.for_groups()
     world = World(**place | {"reward": design}, pool=pool)
     spec = options.spec
-    if stage == "grpo" and options.sft:
-        vlm = VlmAgent.load(folder.path / AFTER_SFT, world.toolbox, spec.name).vlm  # its base may have moved since
-    else:
-        vlm = load(spec)
-    vlm = team.prepare(vlm)
+    vlm = team.prepare(read_model(spec, folder.path / AFTER_SFT / MODEL) if stage == "grpo" and options.sft else load(spec))
     chat = vlm.chat(world.toolbox, options.plan_at_once)
     if stage == "sft":
-        made = demonstrations.load(lessons_of(settings, folder), world)
+        made = demonstrations.saved(lessons_of(settings, folder))
         return Sft(vlm, chat, made, options.sft_settings, team, settings.seed, options.effort)
     engine = None
     if options.engine == "vllm":
@@ -324,15 +384,13 @@ def named(stage: Stage, row: Row, number: int, seconds: float, rollouts: int) ->
 
 def keep(learner: Learner, settings: Run, stage: Stage, folder: RunFolder, number: int, finished: bool) -> None:
     """The agent as it is, then the checkpoint; all learners take part, the first one writes."""
-    options = settings.vlm
-    with learner.team.whole(learner.vlm):
-        if learner.team.rank == 0:
-            spec = options.spec
-            agent = VlmAgent(learner.vlm, learner.chat.toolbox, spec, options.plan_at_once, options.manner)
-            if stage == "sft" and finished:
-                agent.save(folder.path / AFTER_SFT)
-            agent.save(folder.path / "agent")
-    if learner.team.rank == 0:
-        folder.save_checkpoint(number, learner.save, settings.keep)
-    else:
+    options, team = settings.vlm, learner.team
+    weights = team.weights(learner.vlm)
+    if team.rank:
         learner.save(folder.path)
+        return
+    agent = VlmAgent(learner.vlm, learner.chat.toolbox, options.spec, options.plan_at_once, options.manner)
+    if stage == "sft" and finished:
+        agent.save(folder.path / AFTER_SFT, weights)
+    agent.save(folder.path / "agent", weights)
+    folder.save_checkpoint(number, learner.save, settings.keep)

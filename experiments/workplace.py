@@ -7,6 +7,7 @@ import os
 import uuid
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -25,7 +26,10 @@ from tir_env.world import World
 if TYPE_CHECKING:
     from experiments.run import Run
 
+RETRIES = 3  # times that a process may be lost without one more checkpoint between
+
 Self = TypeVar("Self", bound="Workplace")
+Opened = Callable[[], Agent]
 
 
 class Workplace(ABC):
@@ -101,8 +105,8 @@ class Workplace(ABC):
         folder.write_settings(self.settings)
 
     @abstractmethod
-    def train(self, folder: RunFolder, console: Console) -> dict[str, Agent]:
-        """Train, or go on. The result by name, then whoever shall be in the table beside it."""
+    def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
+        """Train, or go on. The result by name, then whoever shall be in the table beside it; each is opened when its turn comes."""
 
 
 def check_apart(train: Images, test: Images) -> None:

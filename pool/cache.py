@@ -5,6 +5,7 @@ The key is the xxh3-128 of the item's bytes together with the model's name: 3 µ
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -45,15 +46,17 @@ def _feed(state: Any, item: Any) -> bool:
 def own(value: Any) -> Any:
     """A read-only copy of `value` that pins nothing: what workers return are views on a whole group in shared memory."""
     if isinstance(value, np.ndarray):
-        copy = np.array(value)
-        copy.flags.writeable = False
-        return copy
+        mine = np.array(value)
+        mine.flags.writeable = False
+        return mine
     if isinstance(value, (tuple, list)):
         parts = [own(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict):
         return {key: own(part) for key, part in value.items()}
-    return value
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
+        return value
+    return copy.deepcopy(value)  # a class of the model's own may hold arrays, too
 
 
 def weigh(value: Any) -> int:

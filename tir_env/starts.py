@@ -53,8 +53,15 @@ class Starting(ABC):
             raise WorldError("seed", f"must not be negative, and is {stream}", "Use 0, 1, 2 ...")
         return self._start(np.random.Generator(np.random.PCG64([stream, episode])), pin)
 
-    def _start(self, rng: np.random.Generator, pin: Pin) -> Start:
-        number = int(rng.integers(self.starts)) if self.starts else None
+    def _in_turn(self, stream: int, episode: int) -> Start:
+        """Of a limited set of starts each comes once, in an order of the stream's, before any comes again."""
+        passed, place = divmod(episode, self.starts)
+        rng = np.random.default_rng([stream, passed])
+        return self._start(rng, FREE, int(rng.permutation(self.starts)[place]))
+
+    def _start(self, rng: np.random.Generator, pin: Pin, number: int | None = None) -> Start:
+        if self.starts and number is None:
+            number = int(rng.integers(self.starts))
         if number is not None:
             rng = np.random.Generator(np.random.PCG64(number))
         # All draws are made whether pinned or not, so that pinning one thing leaves the others as they were.
@@ -79,13 +86,16 @@ class Starting(ABC):
             seed if pin.seed is None else pin.seed,
         )  # fmt: skip
 
-    def draw_many(self, stream: int, episodes: Iterable[int], pin: Pin = FREE) -> list[Start]:
+    def draw_many(self, stream: int, episodes: Iterable[int], pin: Pin = FREE, in_turn: bool = False) -> list[Start]:
         """As `draw`, of which each can be begun: see `open`."""
-        return [trajectory.start for trajectory in self.open([(stream, episode) for episode in episodes], pin)]
+        return [trajectory.start for trajectory in self.open([(stream, episode) for episode in episodes], pin, in_turn)]
 
-    def open(self, places: Sequence[tuple[int, int]], pin: Pin = FREE) -> list[Trajectory]:
-        """The starts of these streams and episodes, begun. One that has no score, as a black crop may have none, is drawn again."""
-        starts = {place: self.draw(*place, pin) for place in places}
+    def open(self, places: Sequence[tuple[int, int]], pin: Pin = FREE, in_turn: bool = False) -> list[Trajectory]:
+        """The starts of these streams and episodes, begun. One that has no score, as a black crop may have none, is drawn again.
+
+        `in_turn`, which knows no pins: where `starts` limits them, each comes once before any comes again.
+        """
+        starts = {place: self._in_turn(*place) if in_turn and self.starts else self.draw(*place, pin) for place in places}
         made = self._made(starts.values())
         for attempt in range(1, DRAWS):
             again = {}

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
-from agents.vlm.model import Sight, Vlm, VlmError, load, quietly
+from agents.vlm.model import Sight, Vlm, VlmError, gpu_or_cpu, load, quietly
 from agents.vlm.rollout import Clock, Episode, asked, play, speak
 from agents.vlm.settings import Manner, VlmSpec
 from agents.vlm.sft import dialogue_of
@@ -96,10 +97,13 @@ class VlmAgent:
         step = len(trajectory.steps) if self.at_once else 0
         return requests[step].action if step < len(requests) and requests[step].kind == "call" else len(self.toolbox)
 
-    def save(self, folder: Path) -> None:
-        """Model and processor as transformers saves them (with LoRA the adapter alone), then the JSON file that describes them."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Model and processor as transformers saves them (with LoRA the adapter alone), then the JSON file that describes them.
+
+        `weights`: `Team.weights`, where the model itself does not hold all of them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        write_model(self.vlm, folder / MODEL)
+        write_model(self.vlm, folder / MODEL, weights)
         data = {
             "kind": KIND, "spec": asdict(self.spec), "plan_at_once": self.at_once, "manner": asdict(self.manner),
             "tools": [tool.name for tool in self.toolbox],
@@ -108,7 +112,7 @@ class VlmAgent:
 
     @classmethod
     def load(cls, folder: Path, toolbox: Toolbox, base: str | None = None) -> VlmAgent:
-        """`base`: where the model that an adapter belongs to is now, if not where it was."""
+        """Ready to play, on the GPU if there is one. `base`: where the model that an adapter belongs to is, if not where it was."""
         try:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
             spec, tools = VlmSpec(**data["spec"]), [str(tool) for tool in data["tools"]]
@@ -122,17 +126,14 @@ class VlmAgent:
             reason = f"was trained with other tools than toolbox {toolbox.name!r} has"
             reason += f": {', '.join(other[:4])}" if other else ", in another order"
             raise Problem("this agent", reason, "Give the toolbox that it was trained with, or train one with this toolbox.")
-        return cls(read_model(spec, folder / MODEL), toolbox, spec, at_once, manner)
+        return cls(read_model(spec, folder / MODEL).to(gpu_or_cpu()), toolbox, spec, at_once, manner)
 
 
-def write_model(vlm: Vlm, folder: Path) -> None:
-    def write(place: Path) -> None:
+def write_model(vlm: Vlm, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    def write(new: Path) -> None:
         with quietly():
-            save(place)
-
-    def save(place: Path) -> None:
-        (vlm.adapter[0] or vlm.model).save_pretrained(place)
-        vlm.processor.save_pretrained(place)
+            (vlm.adapter[0] or vlm.model).save_pretrained(new, state_dict=weights)
+            vlm.processor.save_pretrained(new)
 
     write_aside(folder, write)
 

@@ -25,7 +25,7 @@ class VlmOptions:
     model: str = POCKET
     """pocket-vlm, a name on Hugging Face's hub, or a local folder; any Qwen3-VL."""
     dtype: str = "bfloat16"
-    """float32, bfloat16 or float16."""
+    """float32 or bfloat16; where nothing learns, float16, too."""
     lora: int = 0
     """Rank of the LoRA adapters; 0: all weights learn."""
     train_vision: bool = True
@@ -51,7 +51,7 @@ class VlmOptions:
     demonstrations: int = 4000
     """How many are made."""
     demonstrations_from: Path | None = None
-    """Use those that an earlier run made: its folder."""
+    """Use those that an earlier run made, with these options: its folder."""
     sft_epochs: float = 3.0
     """Passes over the demonstrations."""
     sft_batch: int = 4
@@ -117,6 +117,11 @@ class VlmOptions:
     @property
     def spec(self) -> VlmSpec:
         return VlmSpec(self.model, self.dtype, self.lora, self.train_vision, self.gradient_checkpointing)
+
+    @property
+    def alphas(self) -> tuple[float, float]:
+        """α^t and α^m, as the demonstrations get them."""
+        return (self.alpha_t, self.alpha_m) if self.edp else (0.0, 0.0)
 
     @property
     def manner(self) -> Manner:

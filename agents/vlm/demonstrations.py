@@ -6,7 +6,7 @@ its own order and tools give: it is played again, never pasted together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -31,13 +31,18 @@ class DemonstrationsError(Problem):
 
 
 def demonstrate(world: World, agent: Agent, starts: Sequence[Start], at_once: int = AT_ONCE) -> list[Trajectory]:
-    """What the teacher does from every start. Trajectories in which something failed teach nothing and are left out: there are
-    `len(starts)` less the result's length of them."""
+    """What the teacher does from every start. Trajectories in which something failed, or a tool ran twice, which a policy may not ask
+    for, are left out: there are `len(starts)` less the result's length of them."""
     return _flawless(play(world, observer_for(agent, world), agent, starts, at_once))
 
 
 def _flawless(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    return [trajectory for trajectory in trajectories if not trajectory.failures]
+    return [trajectory for trajectory in trajectories if not trajectory.failures and not repeats(trajectory.tool_names)]
+
+
+def repeats(plan: Sequence[str]) -> bool:
+    """A tool comes twice in it."""
+    return len(set(plan)) < len(plan)
 
 
 # -- exploration-driven perturbation ---------------------------------------------------------------------------------------------
@@ -54,8 +59,14 @@ def permuted(plans: Sequence[Plan], alpha_t: float, rng: np.random.Generator) ->
 
 
 def resampled(plan: Plan, toolbox: Toolbox, alpha_m: float, rng: np.random.Generator) -> Plan:
-    """Eq. 3, P^m(m|t) = (1 - α^m) P(m|t) + α^m U(m|t): with probability α^m a step's tool is drawn from all that the task has."""
-    return tuple(_drawn(toolbox[name].task, toolbox, rng) if rng.random() < alpha_m else name for name in plan)
+    """Eq. 3, P^m(m|t) = (1 - α^m) P(m|t) + α^m U(m|t): with probability α^m a step's tool is drawn from all that the task has.
+
+    A plan that would come to repeat a tool is drawn again.
+    """
+    while True:
+        drawn = tuple(_drawn(toolbox[name].task, toolbox, rng) if rng.random() < alpha_m else name for name in plan)
+        if not repeats(drawn) or repeats(plan):
+            return drawn
 
 
 def _drawn(task: str, toolbox: Toolbox, rng: np.random.Generator) -> str:
@@ -65,8 +76,8 @@ def _drawn(task: str, toolbox: Toolbox, rng: np.random.Generator) -> str:
 
 def perturb(
     demonstrations: Sequence[Trajectory], world: World, alpha_t: float = 0.3, alpha_m: float = 0.4, seed: int = 0
-) -> list[Trajectory]:
-    """Eq. 4, F^m(F^t(S)): first S in its order, each with its own or other tools, then what was permuted.
+) -> Iterator[Trajectory]:
+    """Eq. 4, F^m(F^t(S)): first S in its order, each with its own or other tools, then what was permuted; some at a time.
 
     What is as it was is the same object, not played again. A plan in which a tool fails or would enlarge an image twice is left out.
     """
@@ -76,12 +87,14 @@ def perturb(
     rng = np.random.default_rng(seed)
     plans = [tuple(demonstration.tool_names) for demonstration in demonstrations]
     wanted = [(i, resampled(plan, world.toolbox, alpha_m, rng)) for i, plan in permuted(plans, alpha_t, rng)]
-    made = [demonstrations[i] for i, _ in wanted]
-    changed = [place for place, (i, plan) in enumerate(wanted) if plan != plans[i]]
-    played = execute(world, [demonstrations[wanted[k][0]].start for k in changed], [wanted[k][1] for k in changed])
-    for place, trajectory in zip(changed, played, strict=True):
-        made[place] = trajectory
-    return _flawless(made)
+    for first in range(0, len(wanted), AT_ONCE):
+        some = wanted[first : first + AT_ONCE]
+        made = [demonstrations[i] for i, _ in some]
+        changed = [place for place, (i, plan) in enumerate(some) if plan != plans[i]]
+        played = execute(world, [made[k].start for k in changed], [some[k][1] for k in changed])
+        for place, trajectory in zip(changed, played, strict=True):
+            made[place] = trajectory
+        yield from _flawless(made)
 
 
 def execute(world: World, starts: Sequence[Start], plans: Sequence[Plan], at_once: int = AT_ONCE) -> list[Trajectory]:
@@ -118,32 +131,56 @@ class Index(BaseModel):
     horizon: int
     alpha_t: float
     alpha_m: float
+    teacher: str = ""  # empty: from before it was noted
     count: int = Field(gt=0)
     starts: int  # different ones
     steps: int
 
 
-def save(trajectories: Sequence[Trajectory], folder: Path, world: World, *, alpha_t: float = 0.0, alpha_m: float = 0.0) -> Path:
-    """A folder for each trajectory, with its images, and an index; all or nothing. Replaces other demonstrations, and nothing else."""
-    if not trajectories:
-        raise DemonstrationsError(folder, "would hold no demonstrations", "Did the teacher's tools all fail?")
+def save(
+    trajectories: Iterable[Trajectory],
+    folder: Path,
+    world: World,
+    *,
+    alpha_t: float = 0.0,
+    alpha_m: float = 0.0,
+    teacher: str = "",
+) -> Path:
+    """A folder for each trajectory, with its images, and an index; all or nothing. Replaces other demonstrations, and nothing else.
+
+    They are written as they come, so that they need not be in memory together.
+    """
     if folder.exists() and not (folder / JSON).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DemonstrationsError(folder, "holds other files", "Name a folder of its own.")
     tools = tuple(tool.name for tool in world.toolbox)
-    if any(trajectory.tools != tools for trajectory in trajectories):
-        raise DemonstrationsError(
-            folder, "would hold demonstrations with other tools than the world's", "Save them with theirs."
-        )
-    index = Index(
-        toolbox=world.toolbox.name, tools=tools, suite=world.suite.name,
-        images=world.images.name, horizon=world.horizon, alpha_t=alpha_t, alpha_m=alpha_m, count=len(trajectories),
-        starts=len({t.start for t in trajectories}), steps=sum(len(t.steps) for t in trajectories),
-    )  # fmt: skip
 
     def write(place: Path) -> None:
+        starts, steps, count = set(), 0, 0
+        for trajectory in trajectories:
+            if trajectory.tools != tools:
+                reason = "would hold demonstrations with other tools than the world's"
+                raise DemonstrationsError(folder, reason, "Save them with theirs.")
+            trajectory.save(place / _name(count), images="png")
+            starts.add(trajectory.start)
+            steps, count = steps + len(trajectory.steps), count + 1
+        if not count:
+            raise DemonstrationsError(folder, "would hold no demonstrations", "Did the teacher's tools all fail?")
+        index = Index(
+            toolbox=world.toolbox.name, tools=tools, suite=world.suite.name, images=world.images.name, horizon=world.horizon,
+            alpha_t=alpha_t, alpha_m=alpha_m, teacher=teacher, count=count, starts=len(starts), steps=steps,
+        )  # fmt: skip
+        (place / JSON).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    return write_aside(folder, write)
+
+
+def save_part(trajectories: Sequence[Trajectory], folder: Path) -> Path:
+    """A part of what will be demonstrations, all or nothing; there may be none in it."""
+
+    def write(place: Path) -> None:
+        place.mkdir()
         for number, trajectory in enumerate(trajectories):
             trajectory.save(place / _name(number), images="png")
-        (place / JSON).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     return write_aside(folder, write)
 
@@ -152,7 +189,25 @@ def _name(number: int) -> str:
     return f"{number:04d}"
 
 
-def load(folder: Path, world: World) -> list[Trajectory]:
+class Saved(Sequence[Trajectory]):
+    """Trajectories that lie in these folders: read when asked for, and not kept in memory."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, number: Any) -> Any:
+        return Saved(self.folders[number]) if isinstance(number, slice) else Trajectory.load(self.folders[number])
+
+
+def saved(folder: Path) -> Saved:
+    """What `save` wrote, unseen: for who knows that it is whole."""
+    return Saved([folder / _name(number) for number in range(read_index(folder).count)])
+
+
+def load(folder: Path, world: World) -> Saved:
     """What `save` wrote, whole and made with this world's tools, or a `Problem`."""
     index = read_index(folder)
     tools = tuple(tool.name for tool in world.toolbox)
@@ -165,10 +220,11 @@ def load(folder: Path, world: World) -> list[Trajectory]:
     if strange := sorted(here ^ set(names)):
         reason = f"does not hold its {index.count} demonstrations: {', '.join(strange[:4])} missing or not its own"
         raise DemonstrationsError(folder, reason, "Make them again.")
-    trajectories = [Trajectory.load(folder / name) for name in names]
-    if strange := [name for name, t in zip(names, trajectories, strict=True) if t.tools != tools or not t.ended]:
-        reason = f"{strange[0]} was made with other tools, or never ended"
-        raise DemonstrationsError(folder, reason, "Files of several folders were mixed: make them again.")
+    trajectories = saved(folder)
+    for name, trajectory in zip(names, trajectories, strict=True):
+        if trajectory.tools != tools or not trajectory.ended:
+            reason = f"{name} was made with other tools, or never ended"
+            raise DemonstrationsError(folder, reason, "Files of several folders were mixed: make them again.")
     return trajectories
 
 

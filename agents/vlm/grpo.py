@@ -30,7 +30,7 @@ from tir_env.world import World
 
 
 class Grpo(Learner):
-    """`stream` is the world's, from which the starts are drawn one after another; who speaks is the model itself, or `engine`."""
+    """`stream` is the world's, from which the starts are drawn in turn; who speaks is the model itself, or `engine`."""
 
     def __init__(
         self, vlm: Vlm, chat: Chat, world: World, settings: GrpoSettings, team: Team, seed: int, stream: int, effort: Effort,
@@ -84,7 +84,7 @@ class Grpo(Learner):
             side_by_side = max(1, self.settings.at_once // self.team.size // group)
             for k in range(0, len(waiting), side_by_side):
                 some = waiting[k : k + side_by_side]
-                starts = self.world.draw_many(self.stream, some)
+                starts = self.world.draw_many(self.stream, some, in_turn=True)
                 seed = int(np.random.SeedSequence([self.seed, some[0], attempt]).generate_state(1)[0])
                 manner = self.settings.manner
                 episodes = rollout(self.vlm, self.chat, self.world, starts, group, manner, seed, clock, self.engine)
@@ -121,7 +121,7 @@ class Grpo(Learner):
     @torch.no_grad()
     def recall(self, dialogues: Sequence[Dialogue]) -> None:
         """What was said gets the log-probabilities that learning sees, in place of those of whoever spoke."""
-        for members in parts(dialogues, self.chat.shared, self.effort.tokens):
+        for members in parts(dialogues, self.chat.shared, self.effort.tokens, self.effort.share):
             lesson = read(self.vlm, self.chat, dialogues, members, self.settings.manner.temperature or 1.0, self.effort.share)
             for member in members:
                 logps = iter(lesson.logps[lesson.owner == member].tolist())

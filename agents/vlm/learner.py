@@ -43,7 +43,7 @@ class Learner(ABC):
         """
         self.vlm.train()
         self.optimizer.zero_grad(set_to_none=True)
-        taken = parts(dialogues, self.chat.shared, self.effort.tokens)
+        taken = parts(dialogues, self.chat.shared, self.effort.tokens, self.effort.share)
         idle = [Dialogue(self.chat.opening(np.zeros((32, 32, 3), np.uint8)), [self.chat.say(words.DONE)])]
         for number in range(self.team.most(len(taken)) if self.team.sharded else len(taken)):
             mine = number < len(taken)

@@ -29,18 +29,19 @@ class Lesson:
     entropies: Tensor  # [spoken], of what each was drawn from
 
 
-def parts(dialogues: Sequence[Dialogue], shared: int, tokens: int) -> list[list[int]]:
+def parts(dialogues: Sequence[Dialogue], shared: int, tokens: int, share: bool = True) -> list[list[int]]:
     """Which dialogues are read together, so that it takes about `tokens` tokens at most, padding among them.
 
-    Those of about the same length are, since the longest one pads all others.
+    Those of about the same length are, since the longest one pads all others. Without `share` each row has its opening in it.
     """
     out: list[list[int]] = []
     openings: set[str] = set()
-    for index in sorted(range(len(dialogues)), key=lambda k: _rest(dialogues[k])):
+    size = _rest if share else len
+    for index in sorted(range(len(dialogues)), key=lambda k: size(dialogues[k])):
         dialogue = dialogues[index]
         fresh = openings | {_opening(dialogue)}
-        opened = shared + len(fresh) * (len(dialogue.prefix.ids) - shared)
-        if out and opened + (len(out[-1]) + 1) * _rest(dialogue) <= tokens:
+        opened = shared + len(fresh) * (len(dialogue.prefix.ids) - shared) if share else 0
+        if out and opened + (len(out[-1]) + 1) * size(dialogue) <= tokens:
             out[-1].append(index)
             openings = fresh
         else:

@@ -173,6 +173,11 @@ def load(spec: VlmSpec) -> Vlm:
     return prepared(model, processor, spec)
 
 
+def gpu_or_cpu() -> torch.device:
+    """Where an agent that nobody trains computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def place_of(spec: VlmSpec) -> str:
     """Folder, or name on the hub."""
     return str(WEIGHTS) if spec.name == POCKET else spec.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -71,24 +70,26 @@ class Sft(Learner):
         super().__init__(vlm, chat, team, settings.lr, settings.grad_clip, settings.decay, effort)
         if not demonstrations:
             raise Problem("SFT", "has no demonstrations to learn from", "Make some, or leave it out with --no-sft.")
-        rngs = (np.random.default_rng([seed, 17, index]) for index in range(len(demonstrations)))
-        self.dialogues = [dialogue_of(chat, t, True, settings.slips, rng) for t, rng in zip(demonstrations, rngs, strict=True)]
-        self.settings, self.seed = settings, seed
+        self.demonstrations, self.settings, self.seed = demonstrations, settings, seed
         self.steps = settings.steps(len(demonstrations))
 
     def batch(self, number: int) -> list[int]:
         """Which demonstrations the `number`-th step learns from, over all learners."""
-        count, size = len(self.dialogues), self.settings.batch
+        count, size = len(self.demonstrations), self.settings.batch
         out = []
         for place in range(number * size, (number + 1) * size):
             epoch, at = divmod(place, count)
             out.append(int(np.random.default_rng([self.seed, 11, epoch]).permutation(count)[at]))
         return out
 
+    def dialogue(self, index: int) -> Dialogue:
+        """Of a demonstration, the same every time; made when it is needed, since a stage's images may not fit into memory."""
+        rng = np.random.default_rng([self.seed, 17, index])
+        return dialogue_of(self.chat, self.demonstrations[index], True, self.settings.slips, rng)
+
     def step(self) -> dict[str, float]:
-        chosen = self.batch(self.done)
-        mine = [self.dialogues[index] for index in chosen[self.team.rank :: self.team.size]]
-        tokens = sum(self.dialogues[index].spoken for index in chosen)
+        mine = [self.dialogue(index) for index in self.batch(self.done)[self.team.rank :: self.team.size]]
+        tokens = self.team.sum({"tokens": sum(dialogue.spoken for dialogue in mine)})["tokens"]
         figures = {"loss": 0.0, "right": 0.0}
 
         def loss(lesson: Lesson) -> Tensor:
@@ -100,6 +101,3 @@ class Sft(Learner):
         norm = self.gradient_step(mine, loss, lr)
         self.done += 1
         return {**self.team.sum(figures), "gradient": norm, "lr": lr}
-
-    def extra_state(self) -> dict[str, Any]:
-        return {"demonstrations": float(len(self.dialogues)), "seed": float(self.seed)}

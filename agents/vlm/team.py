@@ -62,6 +62,15 @@ class Team:
                 part.set_reshard_after_forward(True, recurse=False)
                 part.reshard()
 
+    def weights(self, vlm: Vlm) -> dict[str, Tensor] | None:
+        """What the model's file holds, for the first learner to write; None where it has them whole. All learners take part."""
+        if not shards(vlm):
+            return None
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_model_state_dict(vlm.adapter[0] or vlm.model, options=options)
+
     def backward(self, loss: Tensor) -> None:
         """`loss` is this learner's part of a sum over all."""
         (loss * self.size if self.sharded else loss).backward()  # FSDP takes the mean

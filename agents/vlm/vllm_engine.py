@@ -91,20 +91,13 @@ class VllmEngine(Engine):
         return {"prompt_token_ids": ids, "multi_modal_data": {"image": images}}
 
 
+@torch.no_grad()
 def whole_weights(vlm: Vlm) -> Iterator[tuple[str, Tensor]]:
-    """As the model's own file names them, adapters added in."""
-    [adapter] = vlm.adapter
-    if adapter is not None:
-        adapter.merge_adapter()
-    try:
-        for name, weight in vlm.model.state_dict().items():
-            if "lora_" in name:
-                continue
-            adapted = ".base_layer" in name
-            yield (
-                name.replace(".base_layer", ""),
-                weight.clone() if adapted else weight,
-            )  # an adapted one is about to change back
-    finally:
-        if adapter is not None:
-            adapter.unmerge_adapter()
+    """As the model's own file names them, adapters added in. Never in place: in half precision that could not be taken back."""
+    layers = {name: module for name, module in vlm.model.named_modules() if hasattr(module, "get_delta_weight")}
+    for name, weight in vlm.model.state_dict().items():
+        layer, _, rest = name.partition(".base_layer")
+        if rest == ".weight":
+            yield layer + rest, (weight + layers[layer].get_delta_weight("default")).to(weight.dtype)
+        elif "lora_" not in name:
+            yield layer + rest, weight

@@ -26,7 +26,7 @@ from agents.vlm.demonstrations import (
     save,
 )
 from pool import Problem
-from tests.conftest import BRIGHTER, FAILS, LARGER
+from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory, TrajectoryError
 from tir_env.world import World
@@ -43,7 +43,7 @@ def classical() -> World:
 
 @pytest.fixture(scope="module")
 def demonstrations(classical: World) -> list[Trajectory]:
-    return demonstrate(classical, RandomAgent(1), [classical.draw(0, k) for k in range(12)])
+    return demonstrate(classical, RandomAgent(3), [classical.draw(0, k) for k in range(12)])
 
 
 def test_the_teacher_plays_every_start(classical: World, demonstrations: list[Trajectory]) -> None:
@@ -55,6 +55,13 @@ def test_what_failed_is_left_out(world: World) -> None:
     starts = [world.draw(0, k) for k in range(3)]
     assert demonstrate(world, FixedAgent([BRIGHTER, FAILS], world.stop, "fails"), starts) == []
     assert len(demonstrate(world, FixedAgent([BRIGHTER], world.stop, "works"), starts)) == 3
+
+
+def test_a_tool_that_runs_twice_is_not_demonstrated(world: World) -> None:
+    """In a rollout the second call would be answered that it ran already."""
+    starts = [world.draw(0, k) for k in range(3)]
+    assert demonstrate(world, FixedAgent([BRIGHTER, BRIGHTER], world.stop, "twice"), starts) == []
+    assert len(demonstrate(world, FixedAgent([BRIGHTER, DARKER], world.stop, "once"), starts)) == 3
 
 
 # -- permutation -----------------------------------------------------------------------------------------------------------------
@@ -103,13 +110,21 @@ def test_resampled_keeps_the_tasks(plans: list[tuple[str, ...]], seed: int) -> N
         assert resampled(plan, POCKET, 0.0, np.random.default_rng(seed)) == plan
 
 
+def test_resampled_repeats_no_tool() -> None:
+    rng = np.random.default_rng(0)
+    drawn = Counter(resampled(("denoise/dct", "denoise/drunet"), POCKET, 1.0, rng) for _ in range(3000))
+    names = [tool.name for tool in POCKET if tool.task == "denoise"]
+    assert set(drawn) == {(a, b) for a in names for b in names if a != b}
+    assert min(drawn.values()) > 0.6 * 3000 / len(drawn), "all pairs alike"
+
+
 # -- played again ----------------------------------------------------------------------------------------------------------------
 
 
 def test_perturbed_trajectories_hold_what_their_own_tools_give(classical: World, demonstrations: list[Trajectory]) -> None:
-    found = perturb(demonstrations, classical, 0.5, 0.5, seed=3)
-    assert found == perturb(demonstrations, classical, 0.5, 0.5, seed=3)
-    assert found != perturb(demonstrations, classical, 0.5, 0.5, seed=4)
+    found = list(perturb(demonstrations, classical, 0.5, 0.5, seed=3))
+    assert found == list(perturb(demonstrations, classical, 0.5, 0.5, seed=3))
+    assert found != list(perturb(demonstrations, classical, 0.5, 0.5, seed=4))
     assert [t.start for t in found[:12]] == [t.start for t in demonstrations]
     own = {id(t) for t in demonstrations}
     fresh = [t for t in found if id(t) not in own]
@@ -126,7 +141,7 @@ def test_without_perturbation_nothing_is_played_again(classical: World, demonstr
     assert [id(t) for t in perturb(demonstrations, classical, 0, 0)] == [id(t) for t in demonstrations]
     assert classical.pool.stats().calls == calls
     with pytest.raises(Problem, match="alpha_t: is a probability"):
-        perturb(demonstrations, classical, 1.5, 0)
+        list(perturb(demonstrations, classical, 1.5, 0))
 
 
 def test_plans_of_all_lengths_are_played_in_small_batches(world: World) -> None:
@@ -142,7 +157,7 @@ def test_plans_of_all_lengths_are_played_in_small_batches(world: World) -> None:
 def test_a_plan_that_cannot_be_played_is_left_out(world: World) -> None:
     starts = [world.draw(0, k) for k in range(8)]
     source = demonstrate(world, FixedAgent([BRIGHTER, LARGER], world.stop, "works"), starts)
-    found = perturb(source, world, 0.0, 1.0)  # half of the tools of denoise fail
+    found = list(perturb(source, world, 0.0, 1.0))  # half of the tools of denoise fail
     assert 0 < len(found) < 8
     assert not any(t.failures for t in found)
     [twice] = execute(world, starts[:1], [("super_resolve/larger", "super_resolve/larger")])
@@ -154,7 +169,7 @@ def test_a_plan_that_cannot_be_played_is_left_out(world: World) -> None:
 
 def test_saved_and_loaded_they_are_the_same(classical: World, demonstrations: list[Trajectory], tmp_path: Path) -> None:
     folder = save(demonstrations, tmp_path / "d", classical, alpha_t=0.3, alpha_m=0.4)
-    loaded = load(folder, classical)
+    loaded = list(load(folder, classical))
     assert loaded == demonstrations
     assert all(np.array_equal(a.image, b.image) for a, b in zip(loaded, demonstrations, strict=True))
     index = read_index(folder)
@@ -162,7 +177,7 @@ def test_saved_and_loaded_they_are_the_same(classical: World, demonstrations: li
     assert (index.toolbox, index.suite) == ("classical", "noise+jpeg")
     assert index.steps == sum(len(t.steps) for t in demonstrations)
     save(demonstrations[:2], folder, classical)
-    assert load(folder, classical) == demonstrations[:2], "replaced whole"
+    assert list(load(folder, classical)) == demonstrations[:2], "replaced whole"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -237,5 +252,5 @@ def test_a_picture_that_cannot_be_kept_leaves_the_old_folder(
     bad.steps[0].notes["policy"] = object()
     with pytest.raises(TrajectoryError, match="cannot be saved"):
         save([demonstrations[0], bad], folder, classical)
-    assert load(folder, classical) == demonstrations[:2]
+    assert list(load(folder, classical)) == demonstrations[:2]
     assert [path.name for path in tmp_path.iterdir()] == ["d"]

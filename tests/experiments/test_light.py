@@ -11,9 +11,10 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from rich.console import Console
 
 from experiments import light
-from experiments.light import RETRIES, LightWorkplace
+from experiments.light import LightWorkplace
 from experiments.run import Run
 from experiments.runs import RunFolder
+from experiments.workplace import RETRIES
 from pool import Problem
 
 

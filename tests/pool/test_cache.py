@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -54,6 +55,11 @@ def test_items_without_bytes_of_their_own_have_no_key() -> None:
     assert digest("m", np.array([None])) is None
 
 
+@dataclass
+class Held:
+    array: np.ndarray
+
+
 def test_own_copies_and_locks_every_array() -> None:
     pair = namedtuple("pair", "a b")
     source = np.ones(3)
@@ -63,6 +69,13 @@ def test_own_copies_and_locks_every_array() -> None:
     assert mine["x"].b[1] == "text"
     with pytest.raises(ValueError, match="read-only"):
         mine["x"].b[0][0] = 5
+
+
+def test_own_copies_what_a_class_of_a_models_own_holds() -> None:
+    source = np.ones(3)
+    mine = own([Held(source)])
+    source[:] = 2
+    assert mine[0].array.tolist() == [1, 1, 1]
 
 
 def test_the_cache_forgets_the_least_recently_used_and_keeps_its_budget() -> None:

@@ -53,6 +53,16 @@ def test_a_black_crop_is_drawn_again(half_black: str) -> None:
     assert len({trajectory.start for trajectory in few.open(PLACES)}) < 9
 
 
+def test_in_turn_each_start_comes_once_before_any_comes_again() -> None:
+    few, endless = (World(toolbox=fake_toolbox(), suite="mio100-a", crop=32, starts=number) for number in (7, 0))
+    drawn = few.draw_many(3, range(21), in_turn=True)
+    passes = [drawn[k : k + 7] for k in (0, 7, 14)]
+    assert [set(each) for each in passes] == [set(few.draw_many(0, range(200)))] * 3
+    assert len({tuple(each) for each in passes}) == 3, "in another order"
+    assert few.draw_many(3, [9, 20], in_turn=True) == [drawn[9], drawn[20]], "wherever one goes on"
+    assert endless.draw_many(3, range(4), in_turn=True) == endless.draw_many(3, range(4))
+
+
 def test_both_environments_draw_the_same(half_black: str) -> None:
     one, many = RestorationEnv(**settings(half_black)), RestorationVectorEnv(2, group=2, **settings(half_black))
     assert one.reset(seed=3)[0].keys() == many.reset(seed=3)[0].keys()

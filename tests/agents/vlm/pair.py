@@ -10,11 +10,16 @@ import torch
 import torch.distributed as dist
 
 from agents.vlm import rollout
+from agents.vlm.agent import MODEL, read_model
+from agents.vlm.config import VlmOptions
 from agents.vlm.grpo import Grpo
 from agents.vlm.learner import Learner
-from agents.vlm.settings import Effort, GrpoSettings, Manner, Objective, SftSettings
+from agents.vlm.settings import Effort, GrpoSettings, Manner, Objective, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
+from experiments.run import Run
+from experiments.runs import RunFolder
+from experiments.vlm import AFTER_SFT, keep
 from tests.agents.vlm.play import BRIGHTER, BROKEN, DARKER, LARGER, Script, demonstrations, tiny
 from tests.conftest import fake_toolbox
 from tir_env.world import World
@@ -101,6 +106,31 @@ def saved(team: Team, folder: Path) -> Result:
     return {"figures": [learner.step(), resumed.step()]}
 
 
+def kept(team: Team, place: Path, lora: int) -> Result:
+    """A step, then the agent and a checkpoint in a run's folder; what is in the model's file, and what learns."""
+    vlm, chat = tiny(lora=lora)
+    team.prepare(vlm)
+    learner = Sft(vlm, chat, demonstrations(make_world()), SftSettings(epochs=9, batch=2, lr=1e-3), team, 0, Effort())
+    learner.step()
+    settings = Run(algo="grpo", policy="vlm", vlm=VlmOptions(dtype="float32", lora=lora))
+    folder = RunFolder.create(place, settings) if team.rank == 0 else RunFolder(place)
+    keep(learner, settings, "sft", folder, 1, finished=True)
+    trained = {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in vlm.trained.items()}
+    if team.rank:
+        return {}
+    assert folder.last_checkpoint()[0] == 1
+    if not lora:
+        written = read_model(VlmSpec(), place / AFTER_SFT / MODEL).trained
+    else:
+        other, _ = tiny(lora=lora, seed=1)
+        other.adapter[0].load_adapter(str(place / "agent" / MODEL), "default", is_trainable=True)
+        written = other.trained
+    return {
+        "written": {name: p.detach() for name, p in written.items()},
+        "trained": {n: p.detach() for n, p in trained.items()},
+    }
+
+
 WITH_KL, WITHOUT_KL = "grpo", "grpo without beta"
 CASES: dict[str, Any] = {
     "sft": sft,
@@ -122,6 +152,8 @@ def work(rank: int, folder: str) -> None:
         team = Team(rank, 2, sharded=sharded)
         left_out = WITH_KL if sharded else WITHOUT_KL
         results: dict[str, Result] = {name: case(team) for name, case in CASES.items() if name != left_out}
+        for lora in (0, 4):
+            results[f"kept, lora {lora}"] = kept(team, place / f"run-{sharded}-{lora}", lora)
         results["saved"] = saved(team, place / f"state-{sharded}")
         if rank == 0:
             torch.save(results, place / f"results-{sharded}.pt")

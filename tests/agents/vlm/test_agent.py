@@ -182,6 +182,14 @@ def test_saved_and_loaded_it_is_the_same(agent: VlmAgent, world: World, folder: 
     assert again.chat.opening(begun(world)[0].image).ids == agent.chat.opening(begun(world)[0].image).ids
 
 
+def test_loaded_it_plays_on_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Vlm, "to", lambda self, device: (moved.append(str(device)), self)[1])
+    VlmAgent.load(folder, fake_toolbox())
+    assert moved == ["cuda"]
+
+
 def test_it_is_saved_over_an_older_one(agent: VlmAgent, trained: Trained, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "agent")
     VlmAgent(trained[0], fake_toolbox(), VlmSpec(), at_once=True).save(tmp_path / "agent")

@@ -130,6 +130,17 @@ def test_how_the_work_is_dealt_out_does_not_matter(world: World) -> None:
         assert (gradient - learners[0]).norm() < 1e-5 * learners[0].norm()
 
 
+def test_without_sharing_no_more_is_read_at_a_time_than_was_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sft = make_sft(world, batch=4)
+    longest = max(len(sft.dialogue(index)) for index in range(4))
+    sft.effort = Effort(tokens=2 * longest, share=False)
+    rows: list[int] = []
+    monkeypatch.setattr("agents.vlm.learner.read", lambda *arguments: (rows.append(len(arguments[3])), read(*arguments))[1])
+    sft.step()
+    assert sum(rows) == 4
+    assert max(rows) <= 2, "each row has its opening in it"
+
+
 # -- GRPO --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +245,16 @@ def test_a_redrawn_group_says_something_else() -> None:
         grpo.play(Clock())
     assert len(said_) == 2
     assert said_[0] != said_[1]
+
+
+def test_a_limited_set_of_starts_is_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(toolbox=fake_toolbox(), crop=32, horizon=3, suite="noise+jpeg", reward=MAR, starts=4)
+    grpo = make_grpo(world, manner=Manner())
+    force(monkeypatch, grpo, LINES)
+    drawn = set()
+    for grpo.done in range(2):
+        drawn |= {group[0].trajectory.start for group in grpo.play(Clock())[0]}
+    assert len(drawn) == 4
 
 
 def test_several_updates_and_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +403,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(world: World) -> None:
     sft = make_sft(world)
     before = weights(sft.vlm)
     with pytest.raises(VlmError, match="gradient of nan"):
-        sft.gradient_step(sft.dialogues[:1], lambda lesson: lesson.logps.sum() * float("nan"), 1e-3)
+        sft.gradient_step([sft.dialogue(0)], lambda lesson: lesson.logps.sum() * float("nan"), 1e-3)
     assert all(torch.equal(p, before[name]) for name, p in sft.vlm.model.named_parameters())
 
 

@@ -100,16 +100,21 @@ def plain(lengths: Sequence[int], groups: Sequence[int], shared: int) -> list[Di
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1, max_size=12), st.integers(0, 30), st.integers(0, 300)
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1, max_size=12),
+    st.integers(0, 30),
+    st.integers(0, 300),
+    st.booleans(),
 )
-def test_parts_are_as_large_as_they_may_be(made: list[tuple[int, int]], shared: int, tokens: int) -> None:
+def test_parts_are_as_large_as_they_may_be(made: list[tuple[int, int]], shared: int, tokens: int, share: bool) -> None:
     dialogues = plain([n for n, _ in made], [g for _, g in made], shared)
 
     def cost(members: Sequence[int]) -> int:
+        if not share:
+            return len(members) * max(len(dialogues[m]) for m in members)
         openings = {id(dialogues[m].prefix) for m in members}
         return shared + 5 * len(openings) + len(members) * max(dialogues[m].spoken for m in members)
 
-    taken = parts(dialogues, shared, tokens)
+    taken = parts(dialogues, shared, tokens, share)
     order = [m for members in taken for m in members]
     assert sorted(order) == list(range(len(dialogues)))
     assert [dialogues[m].spoken for m in order] == sorted(d.spoken for d in dialogues), "nobody pads much"

@@ -138,6 +138,21 @@ def test_learning_computes_the_log_probabilities_again(world: World, tmp_path: P
     assert dict(whole_weights(vlm)).keys() == vlm.model.state_dict().keys()
 
 
+def test_what_adapters_adapt_stays_as_it_is() -> None:
+    vlm, _ = tiny(lora=4)
+    vlm.model.bfloat16()
+    with torch.no_grad():
+        for parameter in vlm.trained.values():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    before = {name: weight.clone() for name, weight in vlm.model.state_dict().items()}
+    handed = dict(whole_weights(vlm))
+    assert all(torch.equal(weight, before[name]) for name, weight in vlm.model.state_dict().items())
+    vlm.adapter[0].merge_adapter()
+    merged = {name.replace(".base_layer", ""): w for name, w in vlm.model.state_dict().items() if "lora_" not in name}
+    assert handed.keys() == merged.keys()
+    assert all(torch.equal(handed[name], weight) for name, weight in merged.items())
+
+
 def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(VlmError, match="pip install vllm"):
