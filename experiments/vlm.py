@@ -75,6 +75,7 @@ class VlmWorkplace(Workplace):
 
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, options = self.settings, self.settings.vlm
+        assert self.pool is not None, "a Workplace is used in a with"
         world = World(**self.world_settings("train") | {"starts": 0}, pool=self.pool)  # stage 2's starts are not demonstrated
         count = 0
         if options.sft:
@@ -107,11 +108,12 @@ class VlmWorkplace(Workplace):
         settings, options, place = self.settings, self.settings.vlm, lessons_of(self.settings, folder)
         if options.demonstrations_from is None and not place.exists():
             began = time.perf_counter()
-            made: Iterable[Trajectory] = self.played(world, folder, console)
-            left_out = options.demonstrations - len(made)
+            played = self.played(world, folder, console)
+            left_out = options.demonstrations - len(played)
             alpha_t, alpha_m = options.alphas
+            made: Iterable[Trajectory] = played
             if options.edp:
-                made = demonstrations.perturb(made, world, alpha_t, alpha_m, seed=settings.seed)
+                made = demonstrations.perturb(played, world, alpha_t, alpha_m, seed=settings.seed)
             demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher)
             count = demonstrations.read_index(place).count
             console.print(f"{count} demonstrations from {options.demonstrations} starts in {time.perf_counter() - began:.0f} s")

@@ -69,7 +69,8 @@ class Team:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_model_state_dict(vlm.adapter[0] or vlm.model, options=options)
+        weights: dict[str, Any] = get_model_state_dict(vlm.adapter[0] or vlm.model, options=options)
+        return weights
 
     def backward(self, loss: Tensor) -> None:
         """`loss` is this learner's part of a sum over all."""
