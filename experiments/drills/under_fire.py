@@ -45,8 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOWER = 2.0  # times that a run under fire is guessed to take longer than one left alone
 TESTS = 4  # trajectories at the end
 STUCK = 6  # ends without one more iteration saved, after which the drill gives up
-GROWTH = 128.0  # megabytes that a process may grow by, once it has what it needs
-SETTLED = 60.0  # seconds until it has
+GROWTH = 128.0  # megabytes that a process may grow by in the second half of its life, when it has what it needs
 CLOCK = ("seconds", "per second", "per_second")  # in the names of figures that no two runs share
 KINDS = ["tool worker", "env runner", "learner", "driver killed", "node", "hang", "slow", "store", "disk full"]
 SMALL = {  # of what is learnt in an iteration, and of what comes before and after
@@ -258,10 +257,10 @@ def without_clock(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def grown(samples: Sequence[Sample], kind: str) -> dict[str, float]:
-    """Of the process of this kind that was seen the longest: megabytes at the end, and by how much they grew after it had settled."""
+    """Of the process of this kind that was seen the longest: megabytes at the end, and by how much they grew in its second half."""
     number, count = Counter(sample.process for sample in samples if sample.kind == kind).most_common(1)[0]
     its = [sample for sample in samples if sample.process == number]
-    sizes = np.array([sample.megabytes for sample in its if sample.seconds >= its[0].seconds + SETTLED])
+    sizes = np.array([sample.megabytes for sample in its[len(its) // 2 :]])
     first, last = (
         part.mean() if len(part) else np.nan for part in (sizes[: len(sizes) // 3], sizes[-(len(sizes) // 3) or None :])
     )
