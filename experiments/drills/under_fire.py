@@ -46,6 +46,7 @@ SLOWER = 2.0  # times that a run under fire is guessed to take longer than one l
 TESTS = 4  # trajectories at the end
 STUCK = 6  # ends without one more iteration saved, after which the drill gives up
 GROWTH = 128.0  # megabytes that a process may grow by in the second half of its life, when it has what it needs
+FEW = 20  # samples of a process; growth in fewer is chance
 CLOCK = ("seconds", "per second", "per_second")  # in the names of figures that no two runs share
 KINDS = ["tool worker", "env runner", "learner", "driver killed", "node", "hang", "slow", "store", "disk full"]
 SMALL = {  # of what is learnt in an iteration, and of what comes before and after
@@ -260,7 +261,7 @@ def grown(samples: Sequence[Sample], kind: str) -> dict[str, float]:
     """Of the process of this kind that was seen the longest: megabytes at the end, and by how much they grew in its second half."""
     number, count = Counter(sample.process for sample in samples if sample.kind == kind).most_common(1)[0]
     its = [sample for sample in samples if sample.process == number]
-    sizes = np.array([sample.megabytes for sample in its[len(its) // 2 :]])
+    sizes = np.array([sample.megabytes for sample in its[len(its) // 2 :]] if len(its) >= FEW else [])
     first, last = (
         part.mean() if len(part) else np.nan for part in (sizes[: len(sizes) // 3], sizes[-(len(sizes) // 3) or None :])
     )

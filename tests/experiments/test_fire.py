@@ -86,8 +86,8 @@ def test_growth_is_that_of_the_process_seen_longest_in_its_second_half() -> None
     assert found["samples"] == 60
     assert found["most"] == 5000
     assert found["grown"] == pytest.approx(10 * 20), "from the mean of its first third to that of its last"
-    assert grown([Sample(10.0 * k, "learner", 1, 500) for k in range(12)], "learner")["grown"] == 0
-    assert np.isnan(grown([Sample(k, "learner", 1, 500) for k in range(4)], "learner")["grown"]), "too short to say"
+    assert grown([Sample(10.0 * k, "learner", 1, 500) for k in range(24)], "learner")["grown"] == 0
+    assert np.isnan(grown([Sample(k, "learner", 1, 500) for k in range(12)], "learner")["grown"]), "too short to say"
 
 
 def test_a_row_without_its_clock() -> None:
