@@ -183,7 +183,7 @@ def diverse(variant: str, seed: int, settings: Bench, world: World) -> dict[str,
 
 def means(done: dict[str, Any], names: Sequence[str], suite: str, metric: str) -> np.ndarray:
     """One for each seed that is there."""
-    return np.array([np.nanmean(done[name][suite][metric]) for name in names if name in done])
+    return np.array([np.nanmean(np.array(done[name][suite][metric], float)) for name in names if name in done])
 
 
 def gains_table(done: dict[str, Any], settings: Bench) -> Table:
@@ -206,7 +206,8 @@ def rise_table(done: dict[str, Any], settings: Bench) -> Table:
     for suite in SUITES:
         pairs = [(f"{WHOLE} {seed}", f"w/o RL {seed}") for seed in range(settings.seeds)]
         there = [pair for pair in pairs if pair[0] in done and pair[1] in done]
-        rises = [[np.nanmean(done[a][suite][m]) - np.nanmean(done[b][suite][m]) for a, b in there] for m in METRICS]
+        ends, begins = ([names[k] for names in there] for k in (0, 1))
+        rises = [means(done, ends, suite, m) - means(done, begins, suite, m) for m in METRICS]
         made.add_row(suite, *(spread(rise, sign="+") for rise in rises))
     return made
 
