@@ -38,7 +38,8 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
 def _write(path: Path, aside: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails, unlike an open, does not say where
         raise
     except Exception as error:  # safetensors has its own for a full disk, with the system's number in its words
         if told := re.search(r"\(os error (\d+)\)", str(error)):

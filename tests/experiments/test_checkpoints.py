@@ -197,6 +197,14 @@ def test_a_disk_that_is_full_of_weights_is_the_systems_error(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_write_that_fails_says_where(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        Path("/dev/full").write_text("lost")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*table\.json"):
+        write_aside(tmp_path / "table.json", write)
+
+
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "thing")
     replace = os.replace
