@@ -39,7 +39,8 @@ def _write(path: Path, aside: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write that fails, unlike an open, does not say where
+        if error.errno is not None and not error.filename:  # a write that fails, unlike an open, does not say where
+            error.filename = str(path)
         raise
     except Exception as error:  # safetensors has its own for a full disk, with the system's number in its words
         if told := re.search(r"\(os error (\d+)\)", str(error)):
