@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray.rllib.utils.metrics import LEARNER_RESULTS
@@ -15,6 +15,10 @@ from agents.clip_mlp.network import Actor, Shape
 from agents.clip_mlp.ppo import LightPPO
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
+from experiments.validation import Validation, due
+
+if TYPE_CHECKING:
+    from experiments.run import Run
 
 LEARNED = {  # what RLlib's learner says, in our words
     "policy_loss": "policy_loss",
@@ -27,22 +31,26 @@ LEARNED = {  # what RLlib's learner says, in our words
 
 
 def train(
-    algorithm: LightPPO, folder: RunFolder, done: int, iterations: int, every: int, keep: int, encoder: EncoderSpec,
-    tools: list[str], shape: Shape, metrics: tuple[str, ...], wandb_mode: str, console: Console,
+    algorithm: LightPPO, folder: RunFolder, done: int, settings: Run, validation: Validation | None, encoder: EncoderSpec,
+    tools: list[str], shape: Shape, console: Console,
 ) -> None:  # fmt: skip
-    """Iterate from `done`, where the algorithm and the folder's last checkpoint stand, until `iterations`."""
+    """Iterate from `done`, where the algorithm and the folder's last checkpoint stand, to the end."""
     folder.rewind(done)
-    say = partial(gains, metrics=metrics)
-    with trackers(folder, wandb_mode, done) as listeners, display(console, iterations, done, say) as show:
+    iterations = settings.iterations
+    say = partial(gains, metrics=settings.metrics)
+    with trackers(folder, settings.wandb, done) as listeners, display(console, iterations, done, say) as show:
         for number in range(done + 1, iterations + 1):
             began = time.perf_counter()
             results = algorithm.train()
             row = row_of(algorithm, results, number, time.perf_counter() - began)
+            if validation is not None and due(settings, number, iterations):
+                agent = export(algorithm, shape, encoder, tools)
+                row |= validation.look(number, agent, agent.save)
             folder.append(row)
-            if number % every == 0 or number == iterations:
+            if number % settings.checkpoint_every == 0 or number == iterations:
                 # The agent first: a kill between the two must not leave a finished run with the agent before the last.
                 export(algorithm, shape, encoder, tools).save(folder.path / "agent")
-                folder.save_checkpoint(number, algorithm.save_state, keep)
+                folder.save_checkpoint(number, algorithm.save_state, settings.keep)
             for listener in listeners:
                 listener.log(row)
             show(row)

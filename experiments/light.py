@@ -14,6 +14,7 @@ from agents.clip_mlp.network import Shape
 from agents.clip_mlp.ppo import LightPPO, Place, configure
 from experiments.learning import train
 from experiments.runs import RunFolder
+from experiments.validation import Validation
 from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem
 from rewards import make_reward
@@ -63,10 +64,8 @@ class LightWorkplace(Workplace):
             if checkpoint is not None:
                 algorithm.load_state(checkpoint)
             self.note(folder)
-            train(
-                algorithm, folder, done, settings.iterations, settings.checkpoint_every, settings.keep, self.encoder, tools,
-                self.shape, settings.metrics, settings.wandb, console,
-            )  # fmt: skip
+            validation = Validation(self.world("validation"), folder, settings) if settings.validate_every else None
+            train(algorithm, folder, done, settings, validation, self.encoder, tools, self.shape, console)
         finally:
             algorithm.stop()
 
@@ -84,4 +83,5 @@ class LightWorkplace(Workplace):
                     said, remedy = str(error).strip().splitlines()[0], f"Look at Ray's logs, then --resume {folder.path}."
                     raise Problem("the training", f"lost a process {lost} times in a row: {said}", remedy) from error
                 console.print(f"a process was lost ({type(error).__name__}); going on after iteration {saved}", soft_wrap=True)
-        return {f"{settings.algo} {settings.policy}": partial(ClipMlpAgent.load, folder.path / "agent")}
+        trained = {f"{settings.algo} {settings.policy}": folder.path / "agent", **self.best(folder)}
+        return {name: partial(ClipMlpAgent.load, path) for name, path in trained.items()}

@@ -47,8 +47,7 @@ class TreeWorkplace(LightWorkplace):
     def find(self) -> Toolbox:
         self.path = self.settings.env.removeprefix(FORM)
         self.tree = Tree.load(self.path)
-        self.world("test")
-        world = self.world("train")
+        world, *_ = [self.world(part) for part in self.parts]
         world.encoder_for(EncoderSpec(self.settings.encoder, self.settings.pretrained).open())
         return world.toolbox
 

@@ -99,9 +99,11 @@ def draw_extremes(
 
 def panels(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
     """What is drawn of a training, a title and the log's keys for each: metrics have scales of their own, and so panels."""
-    found = [("reward", ["reward"]), *((f"gain, {m}", [f"gain/{m}"]) for m in metrics), ("entropy of the policy", ["entropy"])]
+    logged = {key for row in rows for key in row}
+    gains = [(f"gain, {m}", [key for key in (f"gain/{m}", f"validation/{m}") if key in logged]) for m in metrics]
+    found = [("reward", ["reward"]), *gains, ("entropy of the policy", ["entropy"])]
     found += [("decisions, share of stops", ["length", "stops"]), ("distinct sequences", ["distinct_sequences"])]
-    weights = sorted({key for row in rows for key in row if key.startswith("reward_design/") and key.endswith("/weight")})
+    weights = sorted(key for key in logged if key.startswith("reward_design/") and key.endswith("/weight"))
     found.append(("weights of the reward", weights) if weights else ("failures", ["failures"]))
     return found
 
@@ -125,7 +127,7 @@ def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path
                 x,
                 y,
                 alpha=0.3,
-                color=(line := axis.plot(x, smooth(y), label=key.split("/")[-2] if "/" in key else key)[0]).get_color(),
+                color=(line := axis.plot(x, smooth(y), label=short(key))[0]).get_color(),
             )
             line.set_linewidth(2)
         axis.set_title(title, fontsize=10, loc="left")
@@ -134,6 +136,13 @@ def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path
         if len(keys) > 1:
             axis.legend(fontsize=7, frameon=False)
     return save_figure(figure, path)
+
+
+def short(key: str) -> str:
+    """`reward_design/psnr/weight` is psnr's; a panel for a metric's gain knows which one it is."""
+    first, *rest = key.split("/")
+    known = {"gain": "training", "validation": "validation"}
+    return known.get(first) or (rest[-2] if len(rest) > 1 else key.rpartition("/")[2])
 
 
 def smooth(values: np.ndarray, span: int = 9) -> np.ndarray:

@@ -118,6 +118,10 @@ class Run:
     """Iterations between checkpoints."""
     keep: int = KEEP
     """Checkpoints to keep; the last one, and others to go back to should a disk spoil it."""
+    validate_every: int = 0
+    """Iterations between trials on the validation part of --images, the best policy being kept in best/; 0: none."""
+    validations: int = 48
+    """Starts of each trial, the same ones every time."""
     wandb: Literal["off", "online", "offline"] = "off"
     """Log to Weights & Biases, too."""
     seed: int = 0
@@ -166,6 +170,8 @@ def checked(settings: Run) -> Run:
     at_least(1, iterations=settings.iterations, test_episodes=settings.test_episodes, metrics=len(settings.metrics))
     at_least(1, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
     at_least(0, seed=settings.seed, env_runners=settings.env_runners, learners=settings.learners)
+    at_least(0, validate_every=settings.validate_every)
+    at_least(1, validations=settings.validations)
     settings = completed(settings)
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)
@@ -191,6 +197,10 @@ def completed(settings: Run) -> Run:
 def check_read(settings: Run, usual: Run) -> None:
     """Nobody may give options that nothing reads and believe that they were heard."""
     grpo, light = settings.algo == "grpo", settings.policy == "clip_mlp"
+    untried = not settings.validate_every
+    if settings.whole and not untried:
+        reason = "would try the policy on photographs that it learns from: with --whole there is no validation part"
+        raise Problem(f"--validate-every {settings.validate_every}", reason, "Leave one of them out.")
     for unread, names, why, remedy in (
         (not light, LIGHT_ALONE, f"--policy is {settings.policy}", "give --policy clip_mlp"),
         (light, VLM_ALONE, f"--policy is {settings.policy}", "give --policy vlm"),
@@ -198,6 +208,7 @@ def check_read(settings: Run, usual: Run) -> None:
         (light and not grpo, ("light.group",), "--algo is ppo", "give --algo grpo"),
         (bool(settings.env), OF_A_POOL, "on a tree no tool runs", "leave out --env"),
         (settings.pool == "local", OF_A_POOL, "--pool is local", "give --pool ray"),
+        (untried, ("validations",), "--validate-every is 0", "give --validate-every 10"),
     ):
         if unread and (strange := [name for name in names if attrgetter(name)(settings) != attrgetter(name)(usual)]):
             flags = ", ".join(f"--{name.rpartition('.')[2].replace('_', '-')}" for name in strange)

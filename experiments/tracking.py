@@ -100,4 +100,5 @@ def display(console: Console, iterations: int, done: int, say: Callable[[Row], s
 def gains(row: Row, metrics: Sequence[str]) -> str:
     """What a row says of rewards and metrics."""
     gained = "  ".join(f"{m} {row[f'gain/{m}']:+.{2 if m == 'psnr' else 3}f}" for m in metrics)
-    return f"reward {row['reward']:.3f}  {gained}  {row['tool_calls_per_second']:.0f} calls/s"
+    tried = f"  validation {metrics[0]} {value:+.2f}" if (value := row.get(f"validation/{metrics[0]}")) is not None else ""
+    return f"reward {row['reward']:.3f}  {gained}{tried}  {row['tool_calls_per_second']:.0f} calls/s"

@@ -33,6 +33,7 @@ from agents.vlm.team import Team
 from agents.vlm.vllm_engine import VllmEngine, needed
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
+from experiments.validation import Validation, due
 from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem, connect
 from rewards import make_reward
@@ -95,6 +96,7 @@ class VlmWorkplace(Workplace):
             untrained().save(trained)
         opened = partial(VlmAgent.load, toolbox=toolbox, base=options.model)
         found: dict[str, Opened] = {"grpo vlm" if options.rl else "vlm": partial(opened, trained)}
+        found |= {name: partial(opened, path) for name, path in self.best(folder).items()}
         if options.rl and options.sft:
             found["after SFT"] = partial(opened, folder.path / AFTER_SFT)
         if options.rl or options.sft:
@@ -159,7 +161,10 @@ class VlmWorkplace(Workplace):
         settings = self.settings
         learners = max(1, settings.learners)
         place = {"folder": str(folder.path.resolve()), "owner": folder.claim(), "pool": self.pool_options, "threads": threads()}
-        task = {"settings": settings, "stage": stage, "plan": plan, "world": self.world_settings("train"), **place}
+        worlds: dict[str, Any] = {"world": self.world_settings("train")}
+        if stage == "grpo" and settings.validate_every:
+            worlds["validation"] = self.world_settings("validation")
+        task = {"settings": settings, "stage": stage, "plan": plan, **worlds, **place}
         resources = {"CPU": 0.01, **({"GPU": settings.gpus} if settings.gpus else {})}
         trainer = TorchTrainer(
             work,
@@ -347,10 +352,14 @@ def work(task: dict[str, Any]) -> None:
             learner.load(checkpoint)
         if rank == 0:
             folder.write_settings(settings)
+        tried = "validation" in task
+        validation = Validation(World(**task["validation"], pool=pool), folder, settings) if tried and rank == 0 else None
         every = max(1, (last - first) // 10) if stage == "sft" else settings.checkpoint_every
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             row = named(stage, learner.step(), number, time.perf_counter() - began, options.rollouts)
+            if tried and due(settings, number - first, last - first):
+                row |= try_out(learner, settings, validation, number)
             folder.check_owner(task["owner"])
             if rank == 0:
                 folder.append(row)
@@ -384,14 +393,30 @@ def named(stage: Stage, row: Row, number: int, seconds: float, rollouts: int) ->
     return {"iteration": number, **row, **curves, "seconds": seconds, "tool_calls_per_second": row["tool_calls"] / seconds}
 
 
+def try_out(learner: Learner, settings: Run, validation: Validation | None, number: int) -> Row:
+    """All learners take part, the first one plays."""
+    team = learner.team
+    weights = team.weights(learner.vlm)
+    with team.whole(learner.vlm):
+        if validation is None:
+            return {}
+        agent = agent_of(learner, settings)
+        return validation.look(number, agent, partial(agent.save, weights=weights))
+
+
+def agent_of(learner: Learner, settings: Run) -> VlmAgent:
+    options = settings.vlm
+    return VlmAgent(learner.vlm, learner.chat.toolbox, options.spec, options.plan_at_once, options.manner)
+
+
 def keep(learner: Learner, settings: Run, stage: Stage, folder: RunFolder, number: int, finished: bool) -> None:
     """The agent as it is, then the checkpoint; all learners take part, the first one writes."""
-    options, team = settings.vlm, learner.team
+    team = learner.team
     weights = team.weights(learner.vlm)
     if team.rank:
         learner.save(folder.path)
         return
-    agent = VlmAgent(learner.vlm, learner.chat.toolbox, options.spec, options.plan_at_once, options.manner)
+    agent = agent_of(learner, settings)
     if stage == "sft" and finished:
         agent.save(folder.path / AFTER_SFT, weights)
     agent.save(folder.path / "agent", weights)

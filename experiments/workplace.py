@@ -8,6 +8,7 @@ import uuid
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -17,6 +18,7 @@ from rich.console import Console
 from agents.agent import Agent
 from experiments.runs import RunFolder
 from experiments.tool_pool import on_ray
+from experiments.validation import BEST, best
 from pool import Pool, Problem, connect, dissolve
 from pool.fleet import check_address
 from tir_env.images.sources import Images, Part, in_both
@@ -44,14 +46,19 @@ class Workplace(ABC):
         self.pool: Pool | None = None
         self._ours = False
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of the photographs, those that it needs."""
+        return ("train", "test", "validation") if self.settings.validate_every else ("train", "test")
+
     def find(self) -> Toolbox:
-        """The tools, after a look at whether both worlds can be had."""
+        """The tools, after a look at whether all worlds can be had."""
         self.toolbox = Toolbox.load(self.settings.toolbox).with_weights_only()
-        worlds = [World(**self.world_settings(part), pool="local") for part in ("train", "test")]
+        worlds = [World(**self.world_settings(part), pool="local") for part in self.parts]
         for world in worlds:
             world.close()
         if self.settings.whole:
-            check_apart(*(world.images for world in worlds))
+            check_apart(worlds[0].images, worlds[1].images)
         return self.toolbox
 
     def __enter__(self: Self) -> Self:
@@ -84,7 +91,7 @@ class Workplace(ABC):
 
     def world_settings(self, part: Part) -> dict[str, Any]:
         settings = self.settings
-        images = settings.images if part == "train" else settings.test_images or settings.images
+        images = settings.test_images or settings.images if part == "test" else settings.images
         return {
             "images": images, "part": "all" if settings.whole else part, "suite": settings.suite, "toolbox": self.toolbox,
             "reward": settings.reward, "metrics": settings.metrics, "horizon": settings.horizon, "crop": settings.crop,
@@ -103,6 +110,11 @@ class Workplace(ABC):
     def note(self, folder: RunFolder) -> None:
         """Write the settings down once they have proved to fit what the run goes on from: those of before hold until then."""
         folder.write_settings(self.settings)
+
+    def best(self, folder: RunFolder) -> dict[str, Path]:
+        """What did best in validation, by its name in the table; nothing where none was asked for."""
+        number = best(folder.rows(), self.settings.metrics[0]) if self.settings.validate_every else None
+        return {} if number is None else {f"best, iteration {number}": folder.path / BEST}
 
     @abstractmethod
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:

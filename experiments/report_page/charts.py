@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
 from experiments.report_page.reading import Run
-from experiments.reporting import panels, smooth
+from experiments.reporting import panels, short, smooth
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
@@ -73,12 +73,6 @@ def _series(run: Run, keys: Sequence[str], place: int | None) -> list[Series]:
             name = "" if place is None else run.name
             found.append(Series(name, short(key), colour % 6, dash % 4, [x for x, _ in known], [float(y) for _, y in known]))
     return found
-
-
-def short(key: str) -> str:
-    """`reward_design/psnr/weight` is psnr's, `gain/psnr` too."""
-    parts = key.split("/")
-    return parts[-2] if len(parts) > 2 else parts[-1]
 
 
 def draw(title: str, series: Sequence[Series]) -> Markup:

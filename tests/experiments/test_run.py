@@ -60,7 +60,8 @@ def options(tmp_path: Path, name: str) -> tuple[object, ...]:
     return (
         "--algo", "ppo", "--reward", "mar:metrics=psnr+ssim", "--toolbox", tmp_path / "tools.yaml", "--suite", "dark",
         "--images", "skimage", "--crop", 32, "--encoder", "tests.agents.encoders:Statistics", "--iterations", ITERATIONS,
-        "--episodes", 8, "--minibatch", 16, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name,
+        "--episodes", 8, "--minibatch", 16, "--test-episodes", 4, "--pool", "local", "--validate-every", 2, "--validations", 3,
+        "--out", tmp_path / name,
     )  # fmt: skip
 
 
@@ -103,13 +104,16 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
     folder, said = whole
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in said
-    for row in ("ppo clip_mlp", "random", "no tool", "best: brighten/"):
+    for row in ("ppo clip_mlp", "best, iteration ", "random", "no tool", "best: brighten/"):
         assert row in said
     found = outcome(folder)
     rows, table = found["log"], found["table"]
     assert [row["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
     assert {"reward", "entropy", "policy_loss", "value_loss", "gain/psnr", "reward_design/psnr/weight"} <= set(rows[0])
-    assert set(table) == {"ppo clip_mlp", "random", "no tool", "brighten/gamma", "brighten/shift", "denoise/median"}
+    tried = {row["iteration"]: row["validation/psnr"] for row in rows if "validation/psnr" in row}
+    assert list(tried) == [2, 4, 6]
+    best = f"best, iteration {max(tried, key=lambda number: tried[number])}"
+    assert set(table) == {"ppo clip_mlp", best, "random", "no tool", "brighten/gamma", "brighten/shift", "denoise/median"}
     assert table["no tool"]["psnr gain"] == 0
     for name in ("curves", "best", "median", "worst"):
         assert read_image(folder / "figures" / f"{name}.png").std() > 5

@@ -41,7 +41,8 @@ def begin(tmp_path: Path, model: Path, name: str, *more: object) -> Any:
         "--algo", "grpo", "--model", model, "--reward", "mar:metrics=psnr+ssim", "--metrics", "psnr", "ssim", "--toolbox",
         tmp_path / "tools.yaml", "--suite", "dark", "--images", "skimage", "--crop", 32, "--teacher", "oracle:psnr",
         "--demonstrations", 23, "--no-edp", "--sft-epochs", 2, "--sft-batch", 4, "--sft-lr", 3e-3, "--iterations", GRPO,
-        "--prompts", 2, "--rollouts", 4, "--turn-tokens", 24, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name, *more,
+        "--prompts", 2, "--rollouts", 4, "--turn-tokens", 24, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name,
+        "--validate-every", 2, "--validations", 3, *more,
     )  # fmt: skip
 
 
