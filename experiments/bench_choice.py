@@ -56,7 +56,7 @@ def run(settings: Settings) -> None:
     photos = list(open_images(settings.images))
     photos = photos[: settings.limit or len(photos)]
     cases = {case.name: case for suite in settings.suites for case in open_suite(suite)}
-    told = {key: getattr(settings, key) for key in ("images", "toolbox", "crop", "seed")}
+    told = {key: getattr(settings, key) for key in ("images", "suites", "toolbox", "crop", "seed")}
     results = continued(settings.json, told, gains={})
     gains: dict[str, list[dict[str, float]]] = results["gains"]
     with connect(settings.pool, cache_bytes=0) as pool:

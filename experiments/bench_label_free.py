@@ -4,7 +4,7 @@
 
 Three tables: every agent's qualities in the four settings beside no tool and a random policy; which
 reward raises which metric (its table 3); what happens to every metric from step to step of the label-free agent (its trade-off between
-distortion and perception). ± is the standard deviation between seeds; intervals of the images are in the JSON file.
+distortion and perception). ± is the standard deviation between seeds.
 
 Everything that is done is kept under --out: run it again to go on.
 """

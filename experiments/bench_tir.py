@@ -13,7 +13,6 @@ Everything that is done is kept under --out: run it again to go on.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from agents.opening import open_agent
 from agents.vlm.agent import MODEL, VlmAgent
 from agents.vlm.model import load
 from agents.vlm.settings import VlmSpec
-from experiments.cells import Cells, train_run, workers_for
+from experiments.cells import Cells, more_options, train_run, workers_for
 from experiments.console import at_least, main
 from experiments.diversity import of
 from experiments.grids import spread
@@ -55,6 +54,15 @@ VARIANTS: dict[str, tuple[object, ...]] = {
 UNTRAINED = "untrained"
 STAGES = {"vanilla": UNTRAINED, "w/o RL": AFTER_SFT}
 RIVALS = ("none", "random", "4kagent", "oracle:psnr")
+OURS = (
+    "--algo",
+    "--seed",
+    "--pool",
+    "--test-episodes",
+    "--out",
+    "--resume",
+    *(str(each[0]) for each in VARIANTS.values() if each),
+)
 DIVERSE = (WHOLE, "w/o EDP", "w/o α^t", "w/o α^m")
 
 
@@ -76,16 +84,19 @@ class Bench:
     """Where the tools run: local or ray."""
     options: str = ""
     """More options of run.py for all variants, in one word: --options="--iterations 12"; the light agent keeps its own."""
+    sft_options: str = ""
+    """More options of run.py for the variants that have a stage 1: --sft-options="--demonstrations 128"."""
     out: Path = Path("out/bench_tir")
     """Results cell by cell, and the runs."""
 
 
 def bench(settings: Bench) -> None:
     at_least(1, seeds=settings.seeds, tests=settings.tests, groups=settings.groups)
+    more_options(f"{settings.options} {settings.sft_options}", OURS)
     for variant in settings.variants:
         if variant not in VARIANTS:
             raise Problem(f"variant {variant!r}", "is not known", suggest(variant, VARIANTS))
-    told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options")}
+    told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options", "sft_options")}
     cells = Cells(settings.out / "cells.json", told)
     with workers_for(settings.pool) as (pool, share):
         worlds = {suite: test_world(suite, settings, pool) for suite in SUITES}
@@ -126,12 +137,15 @@ def folder_of(variant: str, seed: int, settings: Bench) -> Path:
 
 def train(variant: str, seed: int, settings: Bench) -> Path:
     """A run of run.py. Variants of the reward alone begin from the first one's model after SFT: theirs would be the same."""
-    common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8, *shlex.split(settings.options))
-    begin: tuple[object, ...] = ()
-    if "--reward" in VARIANTS[variant]:
+    common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8)
+    changed = VARIANTS[variant]
+    if "--reward" in changed:
         train(WHOLE, seed, settings)
-        begin = ("--no-sft", "--model", folder_of(WHOLE, seed, settings) / AFTER_SFT / MODEL)
-    return train_run(folder_of(variant, seed, settings), *common, *VARIANTS[variant], *begin)
+        changed += ("--no-sft", "--model", folder_of(WHOLE, seed, settings) / AFTER_SFT / MODEL)
+    more = more_options(settings.options, OURS)
+    if "--no-sft" not in changed:
+        more += more_options(settings.sft_options, OURS)
+    return train_run(folder_of(variant, seed, settings), *common, *changed, *more)
 
 
 def trained(variant: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:

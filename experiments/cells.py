@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from agents.opening import agent_folder
+from experiments.checkpoints import digest_of
 from experiments.console import write_json
 from experiments.runs import ABOUT, CONFIG, RunFolder
 from pool import Pool, Problem, connect
@@ -29,10 +32,29 @@ def continued(path: Path, settings: Mapping[str, Any], **empty: Any) -> dict[str
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise Problem(path, f"is no JSON file ({error})", "Delete it, or name another one.") from error
-    if not isinstance(results, dict) or results.get("settings") != told:
-        there = results.get("settings") if isinstance(results, dict) else "none"
-        raise Problem(path, f"holds results of other settings ({there})", "Name another file or folder.")
+    there = results.get("settings") if isinstance(results, dict) else None
+    if not isinstance(there, dict):
+        raise Problem(path, "holds no results of this script", "Name another file or folder.")
+    if there != told:
+        other = [name for name in {**there, **told} if there.get(name) != told.get(name)]
+        what = ", ".join(f"{name} {there.get(name)}, not {told.get(name)}" for name in other)
+        raise Problem(path, f"holds results of other settings: {what}", "Name another file or folder.")
     return {**empty, **results}
+
+
+def more_options(text: str, taken: Sequence[str] = ()) -> list[str]:
+    """A script's --options for run.py, but for those that it gives itself: theirs would be overridden without a word."""
+    words = shlex.split(text)
+    if strange := [word for word in words if word.partition("=")[0] in taken]:
+        raise Problem("--options", f"holds {strange[0]}, which this script gives itself", "Use the script's own option.")
+    return words
+
+
+def contents_of(agents: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, str]:
+    """Digests of trained agents and of the YAML files among `files`: what lies there may be another thing the next time."""
+    places = {name: folder for name in agents if (folder := agent_folder(name)) is not None}
+    places |= {name: Path(name) for name in files if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()}
+    return {name: digest_of(place)[:16] for name, place in places.items()}
 
 
 class Cells:

@@ -4,10 +4,11 @@
     python experiments/compare.py --suites restore-r1-i restore-r1-iv --agents none random agenticir oracle:psnr --json compare.json
 
 Agents are those of evaluate.py; NAME=RUN,RUN,RUN is one whose training was done with several seeds. Each has a pool of its own, so
-that nobody profits from what another one has computed. You see for each agent the gain of every metric, its mean rank over them,
-what it spent (tool calls, looks of its policy or language model, seconds for one image) and the share of the way from no tool to
-`--bound`; then gains and seconds by how many degradations an image has. The tables are also written as Markdown and LaTeX beside
-the JSON file, with a figure of quality against cost. What is done is kept: run it again to go on.
+that nobody profits from what another one has computed. You see for each agent the gain of every metric, its mean rank over them;
+what it gains beyond the first of --agents, image by image; what it spent (tool calls, looks of its policy or language model,
+seconds for one image) and the share of the way from no tool to `--bound`; then gains and seconds by how many degradations an image
+has. The tables are also written as Markdown and LaTeX beside the JSON file, with a figure of quality against cost. What is done is
+kept: run it again to go on.
 """
 
 from __future__ import annotations
@@ -27,23 +28,24 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
+from scipy.stats import rankdata
 
 from agents.agent import Agent, finish, observer_for
 from agents.opening import agent_folder, open_agent
-from experiments.cells import Cells
-from experiments.checkpoints import digest_of
+from experiments.cells import Cells, contents_of
 from experiments.console import at_least, figures, main, plain_console
 from experiments.evaluate import seen_before, trained_with
 from experiments.grids import Grid, spread, write_grids
 from experiments.report_page.reading import names_of
 from experiments.tool_pool import ToolPool
 from pool import Problem
+from rewards import Score
 from tir_env.drawing import save_figure
 from tir_env.images.sources import Part, open_images
 from tir_env.observations import Observer
 from tir_env.starts import Pin
 from tir_env.tools import Toolbox
-from tir_env.trajectory import Trajectory
+from tir_env.trajectory import Failure, Trajectory
 from tir_env.world import World
 
 Episode = dict[str, Any]
@@ -71,6 +73,8 @@ class Compare:
     """Steps in an episode; a trained agent keeps the number that it was trained with."""
     crop: int = 128
     """Side of the crop, 0 for whole photographs."""
+    depth: str = "synthetic"
+    """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     episodes: int = 24
     """Starts of each suite, its cases in turns."""
     seed: int = 0
@@ -108,7 +112,11 @@ def compare(settings: Compare) -> None:
     played = {called[spec]: [of[each] for each in some] for spec, (_, some) in trainings.items()}
     episodes = pooled(played)
     bound = called[settings.bound] if settings.bound else ""
-    grids = [qualities(played, settings, bound), costs(episodes, settings, bound)]
+    grids = [
+        qualities(played, settings, bound),
+        against(played, called[settings.agents[0]], settings),
+        costs(episodes, settings, bound),
+    ]
     grids += [by_count(episodes, what) for what in (settings.metrics[0], *BY)]
     for grid in grids:
         console.print(grid.terminal())
@@ -142,13 +150,6 @@ def refuse_doubles(names: Collection[str]) -> None:
         raise Problem("--agents", f"have the same name twice: {', '.join(names)}", "Leave one out, or name it NAME=FOLDER.")
 
 
-def contents_of(agents: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, str]:
-    """Digests of trained agents and of the YAML files among `files`: what lies there may be another thing the next time."""
-    places = {name: folder for name in agents if (folder := agent_folder(name)) is not None}
-    places |= {name: Path(name) for name in files if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()}
-    return {name: digest_of(place)[:16] for name, place in places.items()}
-
-
 @dataclass
 class Contestant:
     """An agent, and a world of its own on a pool of its own."""
@@ -178,7 +179,9 @@ def world_of(suite: str, settings: Compare, stack: ExitStack, metrics: Sequence[
     toolbox = Toolbox.load(settings.toolbox).with_weights_only()
     pool = stack.enter_context(settings.tool_pool.open())
     reward = f"final:{metrics[0]}"
-    return World(settings.images, settings.part, suite, toolbox, reward, metrics, horizon, settings.crop, pool=pool)
+    return World(
+        settings.images, settings.part, suite, toolbox, reward, metrics, horizon, settings.crop, depth=settings.depth, pool=pool
+    )
 
 
 def stream_for(suite: str, seed: int) -> int:
@@ -208,18 +211,24 @@ def contest(suite: str, names: dict[str, str], settings: Compare, console: Conso
 
 def episode_of(trajectory: Trajectory, seconds: float, judge: World) -> Episode:
     notes, pictures = [step.notes for step in trajectory.steps], (trajectory.input, trajectory.image)
-    before, after = (judge.enter(image, reference=trajectory.reference).quality for image in pictures if image is not None)
+    pairs = [(image, trajectory.reference) for image in pictures if image is not None]
+    before, after = judge.score(pairs, [list(judge.metrics)] * 2)
     return {
         "image": trajectory.start.image, "case": trajectory.start.case, "seed": trajectory.start.seed,
         "degradations": len(trajectory.record), "tools": trajectory.tool_names,
-        "gain": {metric: score.value - before[metric].value for metric, score in after.items()},
-        "value": {metric: score.raw for metric, score in after.items()},
+        "gain": {metric: value(after[metric]) - value(before[metric]) for metric in judge.metrics},
+        "value": {metric: value(after[metric], "raw") for metric in judge.metrics},
         "calls": trajectory.calls,
         "policy calls": sum(n.get("policy_calls", 1) for n in notes),
         "remarks": [remark for n in notes for remark in n.get("remarks", [])],
         "failures": [failure.message for failure in trajectory.failures],
         "seconds": seconds,
     }  # fmt: skip
+
+
+def value(score: Score | Failure, what: str = "value") -> float:
+    """What could not be scored, such as a black image by PIQE, is not known."""
+    return float("nan") if isinstance(score, Failure) else float(getattr(score, what))
 
 
 def pooled(played: dict[str, list[list[Episode]]]) -> dict[str, list[Episode]]:
@@ -237,12 +246,13 @@ def mean(episodes: Sequence[Episode], what: str) -> float:
 
 
 def ranks(episodes: dict[str, list[Episode]], metrics: Sequence[str]) -> dict[str, float]:
-    """Of each agent the mean over metrics of its place by mean gain, 1 the best; the bound and no tool take part."""
-    places: dict[str, list[int]] = {name: [] for name in episodes}
-    for metric in metrics:
-        for place, name in enumerate(sorted(episodes, key=lambda name: -mean(episodes[name], metric))):
-            places[name].append(place + 1)
-    return {name: float(np.mean(each)) for name, each in places.items()}
+    """Of each agent the mean over metrics of its place by mean gain, 1 the best; the bound and no tool take part.
+
+    Equal ones share their places' mean; what is not known comes last.
+    """
+    means = np.array([[mean(each, metric) for metric in metrics] for each in episodes.values()])
+    places = rankdata(np.where(np.isnan(means), np.inf, -means), axis=0).mean(axis=1)
+    return dict(zip(episodes, places.tolist(), strict=True))
 
 
 def qualities(played: dict[str, list[list[Episode]]], settings: Compare, bound: str) -> Grid:
@@ -250,7 +260,8 @@ def qualities(played: dict[str, list[list[Episode]]], settings: Compare, bound: 
     episodes = pooled(played)
     [first, *_] = episodes.values()
     what = f"{len(first)} crops of {len({each['image'] for each in first})} photographs"
-    error = "standard error" + (", of several trainings between them" if any(some[1:] for some in played.values()) else "")
+    several = any(some[1:] for some in played.values())
+    error = "standard error of photographs" + (", or standard deviation between trainings" if several else "")
     title = f"Mean gain over {what} ± {error} ({', '.join(settings.suites)}), and mean rank over metrics"
     grid, order = Grid(title, ["agent", *settings.metrics, "rank"]), ranks(episodes, settings.metrics)
     for name, each in episodes.items():
@@ -262,6 +273,28 @@ def qualities(played: dict[str, list[list[Episode]]], settings: Compare, bound: 
     for column, metric in enumerate(settings.metrics, 1):
         grid.mark(column, [np.nan if name == bound else mean(each, metric) for name, each in episodes.items()])
     return grid
+
+
+def against(played: dict[str, list[list[Episode]]], first: str, settings: Compare) -> Grid:
+    """Each agent's gain beyond that of the first one, image by image: what photographs have in common cancels."""
+    grid = Grid(f"Gain beyond that of {first}, image by image, ± standard error of photographs", ["agent", *settings.metrics])
+    theirs = over_trainings(played[first], settings)
+    for name, trainings in played.items():
+        if name != first:
+            pairs = zip(over_trainings(trainings, settings), theirs, strict=True)
+            beyond = [
+                mine | {"gain": {m: mine["gain"][m] - other["gain"][m] for m in settings.metrics}} for mine, other in pairs
+            ]
+            grid.add(name, *(mean_and_error(beyond, metric) for metric in settings.metrics))
+    return grid
+
+
+def over_trainings(trainings: Sequence[Sequence[Episode]], settings: Compare) -> list[Episode]:
+    """Of every start one episode with the gains of all trainings' mean."""
+    return [
+        same[0] | {"gain": {m: float(np.mean([each["gain"][m] for each in same])) for m in settings.metrics}}
+        for same in zip(*trainings, strict=True)
+    ]
 
 
 def costs(episodes: dict[str, list[Episode]], settings: Compare, bound: str) -> Grid:

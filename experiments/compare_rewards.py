@@ -13,7 +13,6 @@ curves and of MAR's weights. What is done is kept: run it again to go on.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, trim_mean
 
-from experiments.cells import Cells, train_run, workers_for
+from experiments.cells import Cells, more_options, train_run, workers_for
 from experiments.checkpoints import digest_of
 from experiments.console import at_least, figures, main, plain_console
 from experiments.grids import Grid, write_grids
@@ -35,6 +34,9 @@ from rewards import make_reward
 from tir_env.drawing import save_figure
 
 Cell = dict[str, Any]  # of one training: {"gain": {metric: x}, "curve": {metric: [x]}, "weight": {metric: [x]}}
+OURS = (  # what it gives to run.py itself
+    "--algo", "--policy", "--reward", "--seed", "--metrics", "--test-episodes", "--pool", "--env", "--iterations", "--out", "--resume",
+)  # fmt: skip
 WEIGHT = "reward_design/{}/weight"
 
 
@@ -74,6 +76,9 @@ class CompareRewards:
 
 def compare(settings: CompareRewards) -> None:
     at_least(1, seeds=settings.seeds, designs=len(settings.designs), metrics=len(settings.metrics))
+    if settings.iterations is not None:
+        at_least(1, iterations=settings.iterations)
+    more_options(settings.options, OURS)
     for design in settings.designs:
         make_reward(design)  # a mistake shows before the first training
     cells = Cells(settings.json, asdict(settings) | {"designs": "", "seeds": "", "pool": "", "json": ""})
@@ -97,9 +102,9 @@ def compare(settings: CompareRewards) -> None:
 
 def trained(design: str, seed: int, settings: CompareRewards, share: str | None) -> Cell:
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in known_as(design))
-    more = shlex.split(settings.options)
+    more = more_options(settings.options, OURS)
     more += ["--env", settings.env] if settings.env else []
-    more += ["--iterations", str(settings.iterations)] if settings.iterations else []
+    more += ["--iterations", str(settings.iterations)] if settings.iterations is not None else []
     folder = train_run(
         settings.json.parent / "runs" / f"{plain}-{seed}", "--algo", settings.algo, "--policy", settings.agent, "--reward", design,
         "--seed", seed, "--metrics", *settings.metrics, "--test-episodes", settings.test_episodes,

@@ -41,6 +41,8 @@ class Diversity:
     """Clean photographs."""
     part: Part = "test"
     """Which part of them."""
+    depth: str = "synthetic"
+    """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     starts: int = 32
     """Starts; the same for every agent."""
     rollouts: int = 8
@@ -64,8 +66,9 @@ def measure(settings: Diversity) -> None:
             known = trained_with(name) or Run()
             toolbox = Toolbox.load(known.toolbox).with_weights_only()
             world = World(
-                settings.images, settings.part, settings.suite, toolbox, "final:psnr", (), known.horizon, known.crop, pool=pool
-            )
+                settings.images, settings.part, settings.suite, toolbox, "final:psnr", (), known.horizon, known.crop,
+                depth=settings.depth, pool=pool,
+            )  # fmt: skip
             rows[name] = of(
                 open_agent(name, world), world, settings.starts, settings.rollouts, settings.seed, settings.temperature
             )

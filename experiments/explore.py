@@ -37,6 +37,8 @@ class Explore:
     """The tools."""
     crop: int = 64
     """Side of the random crop; 0 for whole photographs."""
+    depth: str = "synthetic"
+    """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     each: int = 8
     """Starts of each case."""
     seed: int = 0
@@ -56,7 +58,8 @@ def run(settings: Explore) -> None:
     with settings.tool_pool.open() as pool:
         for suite in settings.suites:
             world = World(
-                settings.images, "train", suite, toolbox, "final:piqe", (), len(toolbox.tasks), settings.crop, pool=pool
+                settings.images, "train", suite, toolbox, "final:piqe", (), len(toolbox.tasks), settings.crop,
+                depth=settings.depth, pool=pool,
             )  # fmt: skip
             eye = PocketEye(world)
             for number in track(range(settings.each * len(world.suite)), escape(suite), console=console, transient=True):

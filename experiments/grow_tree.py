@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from agents.clip_mlp.agent import EncoderSpec
-from experiments.cells import continued
+from experiments.cells import contents_of, continued
 from experiments.console import at_least, main, plain_console, write_json
 from experiments.tool_pool import ToolPool
 from experiments.tracking import display
@@ -58,6 +58,8 @@ class Grow:
     """Qualities of every state; rewards can be made of these alone."""
     crop: int = 64
     """Side of the random crop; 0 for whole photographs."""
+    haze: str = "synthetic"
+    """Depth for haze: synthetic, folder:PATH (a map for each photograph) or model:ID."""
     encoder: str = "pocket-clip"
     """The frozen image encoder; none keeps no features (for oracles)."""
     pretrained: str = ""
@@ -76,7 +78,8 @@ def run(settings: Grow) -> None:
     if settings.out.exists():
         raise Problem(settings.out, "is there already", "Name another file.")
     parts = settings.out.with_name(f"{settings.out.name}.parts")
-    told = continued(parts / SETTINGS, {k: v for k, v in asdict(settings).items() if k not in ("out", "tool_pool")})
+    asked = {k: v for k, v in asdict(settings).items() if k not in ("out", "tool_pool")}
+    told = continued(parts / SETTINGS, asked | contents_of(files=[settings.toolbox, settings.suite]))
     write_json(parts / SETTINGS, told)
     torch.set_num_threads(1)
     console = plain_console()
@@ -95,7 +98,7 @@ def grow_all(settings: Grow, parts: Path, pool: Pool, console: Console) -> list[
     worlds = {
         part: World(
             settings.images, part, settings.suite, toolbox, f"gain:{settings.metrics[0]}", settings.metrics, settings.depth,
-            settings.crop, pool=pool,
+            settings.crop, depth=settings.haze, pool=pool,
         )
         for part, count in counts(settings).items() if count
     }  # fmt: skip
@@ -113,6 +116,7 @@ def grow_all(settings: Grow, parts: Path, pool: Pool, console: Console) -> list[
             if not path.exists():
                 world, began = worlds[part], time.perf_counter()
                 told = {"images": settings.images, "suite": settings.suite, "toolbox": settings.toolbox}
+                told |= {"haze": settings.haze}
                 ground = ground_of(world, settings.depth, encoder, **told)
                 [trajectory] = world.begin([start])
                 grow(world, trajectory, ground, encoder, part, settings.precision).save(path)

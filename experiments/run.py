@@ -52,6 +52,11 @@ LIGHT = preset("pocket", "clip_mlp")
 # Options that not everybody reads.
 LIGHT_ALONE = (*(f"light.{field.name}" for field in fields(Hyperparameters)), "encoder", "pretrained", "env_runners")
 VLM_ALONE = tuple(f"vlm.{field.name}" for field in fields(VlmOptions))
+DEMONSTRATED = ("demonstrations_from", "demonstrations", "teacher", "edp", "alpha_t", "alpha_m")
+OF_SFT = tuple(f"vlm.{name}" for name in (*DEMONSTRATED, "sft_epochs", "sft_batch", "sft_lr", "sft_slips"))
+REWARDED = ("prompts", "rollouts", "at_once", "rl_lr", "updates", "rl_epochs", "engine", "temperature", "slip_cost")
+OBJECTIVE = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "beta")
+OF_RL = ("iterations", "starts", "validate_every", *(f"vlm.{name}" for name in (*REWARDED, *OBJECTIVE)))
 OF_A_CRITIC = ("light.gamma", "light.lam", "light.value_coefficient")
 OF_A_POOL = ("workers", "worker_memory")
 
@@ -115,7 +120,7 @@ class Run:
     ray_address: str = "local"
     """Ray to join: local starts one here, auto finds this machine's, or HOST:PORT."""
     checkpoint_every: int = 1
-    """Iterations between checkpoints."""
+    """Iterations between checkpoints; of the vlm's stage 1 a tenth of it, and 100 steps at most, lie between them."""
     keep: int = KEEP
     """Checkpoints to keep; the last one, and others to go back to should a disk spoil it."""
     validate_every: int = 0
@@ -196,7 +201,7 @@ def completed(settings: Run) -> Run:
 
 def check_read(settings: Run, usual: Run) -> None:
     """Nobody may give options that nothing reads and believe that they were heard."""
-    grpo, light = settings.algo == "grpo", settings.policy == "clip_mlp"
+    grpo, light, vlm = settings.algo == "grpo", settings.policy == "clip_mlp", settings.vlm
     untried = not settings.validate_every
     if settings.whole and not untried:
         reason = "would try the policy on photographs that it learns from: with --whole there is no validation part"
@@ -206,6 +211,12 @@ def check_read(settings: Run, usual: Run) -> None:
         (light, VLM_ALONE, f"--policy is {settings.policy}", "give --policy vlm"),
         (light and grpo, OF_A_CRITIC, "--algo is grpo, which has no critic", "give --algo ppo"),
         (light and not grpo, ("light.group",), "--algo is ppo", "give --algo grpo"),
+        (not light and not vlm.sft, OF_SFT, "--no-sft leaves stage 1 out", "leave out --no-sft"),
+        (vlm.demonstrations_from is not None, ("vlm.demonstrations",), "--demonstrations-from says how many", "leave that out"),
+        (vlm.plan_at_once, ("vlm.sft_slips",), "--plan-at-once has no wrong calls to go on after", "leave that out"),
+        (not light and not vlm.rl, OF_RL, "--no-rl leaves stage 2 out", "leave out --no-rl"),
+        (not light and not vlm.edp, ("vlm.alpha_t", "vlm.alpha_m"), "--no-edp perturbs nothing", "leave out --no-edp"),
+        (not light and vlm.engine == "own", ("vlm.vllm_memory",), "--engine is own", "give --engine vllm"),
         (bool(settings.env), OF_A_POOL, "on a tree no tool runs", "leave out --env"),
         (settings.pool == "local", OF_A_POOL, "--pool is local", "give --pool ray"),
         (untried, ("validations",), "--validate-every is 0", "give --validate-every 10"),

@@ -1,5 +1,6 @@
 """A run is one folder: config.json, log.jsonl, tensorboard/, checkpoints/, agent/, and at its end table.json, about.json, figures/,
-trajectories/, thumbnails/, report.html; with --validate-every also best/. Where --resume changed settings, settings.jsonl says which, and after which iteration.
+trajectories/, thumbnails/, report.html; with --validate-every also best/. Where --resume changed settings, settings.jsonl says which,
+and after which iteration.
 
 A checkpoint is written aside, sealed and renamed, and verified before it is used; one that a disk or a person has spoilt is set aside,
 and the one before it is gone on from. The log never says more than can be gone on from: rows past the last whole checkpoint are cut

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 PLAYED, DEMONSTRATIONS, AFTER_SFT = "played", "demonstrations", "after-sft"
 Stage = Literal["sft", "grpo"]
+OFTEN = 100  # steps of stage 1 between checkpoints, at most
 
 
 class VlmWorkplace(Workplace):
@@ -59,6 +60,13 @@ class VlmWorkplace(Workplace):
             raise Problem("--dtype float16", "loses small gradients: nothing scales the loss", "Use bfloat16 or float32.")
         if options.shard and options.lora:
             raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
+        learners = max(1, settings.learners)
+        if options.rl and options.prompts % learners:
+            reason = f"cannot be dealt out to {learners} learners"
+            raise Problem(f"--prompts {options.prompts}", reason, "Choose a multiple of --learners.")
+        if options.rl and options.beta and options.shard and learners > 1:
+            reason = "needs the model before training whole on every learner, and --shard splits it"
+            raise Problem(f"--beta {options.beta}", reason, "Leave one of them out.")
         if options.engine == "vllm":
             if options.shard:
                 raise Problem(
@@ -160,7 +168,9 @@ class VlmWorkplace(Workplace):
 
         settings = self.settings
         learners = max(1, settings.learners)
-        place = {"folder": str(folder.path.resolve()), "owner": folder.claim(), "pool": self.pool_options, "threads": threads()}
+        owner = folder.claim()
+        folder.rewind(folder.last_checkpoint()[0])  # what a killed run logged beyond it comes again, and is told then
+        place = {"folder": str(folder.path.resolve()), "owner": owner, "pool": self.pool_options, "threads": threads()}
         worlds: dict[str, Any] = {"world": self.world_settings("train")}
         if stage == "grpo" and settings.validate_every:
             worlds["validation"] = self.world_settings("validation")
@@ -354,7 +364,7 @@ def work(task: dict[str, Any]) -> None:
             folder.write_settings(settings)
         tried = "validation" in task
         validation = Validation(World(**task["validation"], pool=pool), folder, settings) if tried and rank == 0 else None
-        every = max(1, (last - first) // 10) if stage == "sft" else settings.checkpoint_every
+        every = max(1, min(OFTEN, (last - first) // 10)) if stage == "sft" else settings.checkpoint_every
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             row = named(stage, learner.step(), number, time.perf_counter() - began, options.rollouts)
@@ -370,6 +380,7 @@ def work(task: dict[str, Any]) -> None:
 def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:
     """`place`: what its world is made from."""
     options = settings.vlm
+    torch.manual_seed(settings.seed)  # of the first weights of LoRA, which must be the same for all learners
     design = make_reward(settings.reward)
     design.for_groups()
     world = World(**place | {"reward": design}, pool=pool)

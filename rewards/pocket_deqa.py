@@ -39,7 +39,6 @@ class PocketDeqa(Scorer):
     metric = "pocket-deqa"
     name = "quality/pocket-deqa"
     needs_reference = False
-    lower_better = False
     traits = Traits(gpu=True, deadline=60.0, cost=0.03)
 
     def __init__(self, weights: Path | str = WEIGHTS) -> None:

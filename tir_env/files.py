@@ -6,6 +6,7 @@ it leaves the old one aside, from where `sweep` puts it back.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -16,12 +17,14 @@ from typing import Any
 
 
 def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
-    """`write(somewhere)` makes a file or a folder; then it takes the place of `path`."""
+    """`write(somewhere)` makes a file or a folder; then it takes the place of `path`, a folder that of a folder alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         _write(path, aside / "new", write)
         old = path.is_dir()  # a folder cannot be replaced by rename while it holds something
+        if old and not (aside / "new").is_dir():  # what lies in there is not to be lost for a file
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if old:
             os.replace(path, aside / "old")
         try:

@@ -12,7 +12,7 @@ class Hyperparameters:
     lr: float = 0.01
     """Learning rate."""
     lr_end: float = 1.0
-    """What part of the learning rate is left in the last iteration; it falls along a line."""
+    """What part of the learning rate is left after the last iteration; it falls along a line, iteration by iteration."""
     hidden: int = 128
     """Width of the two MLPs."""
     episodes: int = 64

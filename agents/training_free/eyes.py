@@ -44,8 +44,13 @@ class Eye(ABC):
 
     name: str
 
+    def look(self, walk: Walk, state: State) -> Search[Severities]:
+        if state not in walk.perceived:
+            walk.perceived[state] = yield from self.perceive(walk, state)
+        return walk.perceived[state]
+
     @abstractmethod
-    def look(self, walk: Walk, state: State) -> Search[Severities]: ...
+    def perceive(self, walk: Walk, state: State) -> Search[Severities]: ...
 
     @abstractmethod
     def best(self, walk: Walk, states: Sequence[State]) -> Search[State]:
@@ -60,7 +65,7 @@ class PocketEye(Eye):
         self.weights = in_pool(world, quality)
         world.pool.add(self.perceiver)
 
-    def look(self, walk: Walk, state: State) -> Search[Severities]:
+    def perceive(self, walk: Walk, state: State) -> Search[Severities]:
         walk.policy_calls += 1
         [outcome] = yield [Call(self.perceiver.name, state.image)]
         severities: Severities = outcome.unwrap()
@@ -82,13 +87,13 @@ class ChatEye(Eye):
     def __init__(self, speaker: Speaker, instead: PocketEye) -> None:
         self.name, self.speaker, self.instead = speaker.name, speaker, instead
 
-    def look(self, walk: Walk, state: State) -> Search[Severities]:
+    def perceive(self, walk: Walk, state: State) -> Search[Severities]:
         walk.policy_calls += 1
         [reply] = yield [Asked(self.speaker, Question([said(LOOK, state.image)]))]
         severities = reply if isinstance(reply, Problem) else read_severities(reply)
         if isinstance(severities, Problem):
             walk.fall_back(f"{self.instead.name} perceived instead: {severities}")
-            return (yield from self.instead.look(walk, state))
+            return (yield from self.instead.perceive(walk, state))
         return severities
 
     def best(self, walk: Walk, states: Sequence[State]) -> Search[State]:

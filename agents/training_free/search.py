@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agents.training_free.endpoint import EndpointError
+from agents.training_free.perceive import Severities
 from agents.training_free.speaking import Asked, Reply
 from pool import Call, Model, Outcome, Pool
 from tir_env.images import Image
@@ -54,6 +55,7 @@ class Walk:
         self.enlarged = any(world.toolbox[action].scale > 1 for action in trajectory.used)
         self.rng = np.random.default_rng([seed, int(trajectory.current_digest[:12], 16)])  # the same for the same image
         self.tool_calls = self.policy_calls = self.scored_images = 0
+        self.perceived: dict[State, Severities] = {}
         self.fallbacks = 0  # answers that it did without
         self.remarks: list[str] = []  # what did not go as it should: a tool that failed, an answer that was no answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +29,10 @@ OPTIONS = {  # of each agent, and those that it has switches for
     "4kagent": ("quality", "profile", "threshold"),
     "mair": ("eye", "quality"),
     "q-agent": ("quality",),
-    "hybrid": ("eye", "quality", "planner", "experience", "slow"),
+    "hybrid": ("slow", "eye", "quality"),  # and those of the slow agent
     "zero-shot": ("at-once",),
 }
+FLAGS = ("at-once", *(f"no-{switch}" for switch in SWITCHES))
 SPEAKERS = "endpoint:MODEL, endpoint:MODEL@URL or hub:MODEL"
 
 
@@ -50,9 +52,17 @@ def open_searcher(spec: str, world: World, seed: int = 0) -> Agent | None:
 
 def _options(spec: str, name: str, parts: list[str]) -> dict[str, str]:
     options = dict(part.partition("=")[::2] for part in parts)
-    for key in options:
-        if key not in OPTIONS[name]:
-            raise Problem(f"agent {spec!r}", f"has no option {key!r}", suggest(key, OPTIONS[name]))
+    known = OPTIONS[name]
+    if name == "hybrid" and (slow := options.get("slow", "agenticir")) in OPTIONS:
+        known = tuple(dict.fromkeys(("slow", "eye", "quality", *OPTIONS[slow])))
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if key not in known:
+            raise Problem(f"agent {spec!r}", f"has no option {key!r}", suggest(key, known))
+        if key in FLAGS and equals:
+            raise Problem(f"agent {spec!r}", f"gives {key} a value", f"Write {key} alone, or leave it out.")
+        if key not in FLAGS and not value:
+            raise Problem(f"agent {spec!r}", f"gives {key} no value", f"Write {key}=VALUE.")
     return options
 
 
@@ -95,10 +105,13 @@ def _agentic_ir(world: World, options: dict[str, str], seed: int) -> Searcher:
 
 
 def _four_k_agent(world: World, options: dict[str, str], seed: int) -> Searcher:
+    told = options.get("threshold", "0.05")
     try:
-        threshold = float(options.get("threshold", "0.05"))
-    except ValueError as error:
-        raise Problem("threshold", f"is not a number: {options['threshold']!r}", "Write 4kagent:threshold=0.05.") from error
+        threshold = float(told)
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise Problem("threshold", f"is not a number: {told!r}", "Write 4kagent:threshold=0.05.")
     quality, profile = options.get("quality", "pocket"), options.get("profile", "all")
     return FourKAgent(world, quality=quality, profile=profile, threshold=threshold)
 

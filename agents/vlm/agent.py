@@ -42,12 +42,12 @@ class VlmAgent:
         self.toolbox = toolbox
         self.chat = vlm.chat(toolbox, at_once)
         self.manner = replace(manner or Manner(), temperature=0.0)
-        self.seed = 0
+        self.seed = self.batches = 0
 
     def sampling(self, seed: int, temperature: float = 1.0) -> VlmAgent:
         """The same agent, drawing its words in place of taking the likeliest."""
         drawing = copy.copy(self)
-        drawing.manner, drawing.seed = replace(self.manner, temperature=temperature), seed
+        drawing.manner, drawing.seed, drawing.batches = replace(self.manner, temperature=temperature), seed, 0
         return drawing
 
     def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:
@@ -56,7 +56,9 @@ class VlmAgent:
         if any(episode.trajectory.steps for episode in episodes):
             raise VlmError("a trajectory", "was begun by another agent", "Give it to the agent that began it.")
         if episodes:
-            play(self.vlm, self.chat, world, episodes, 1, self.manner, self.seed, Clock())
+            seed = int(np.random.SeedSequence([self.seed, self.batches]).generate_state(1)[0])  # other words in every batch
+            play(self.vlm, self.chat, world, episodes, 1, self.manner, seed, Clock())
+            self.batches += 1
         for episode in episodes:
             self._note(episode)
 

@@ -82,6 +82,8 @@ class VlmOptions:
     """Whose probability ratio is clipped: each token's, or the whole dialogue's (sequence)."""
     epsilon: float = 0.2
     """How far the ratio may move."""
+    epsilon_high: float | None = None
+    """How far upwards; not given: as far as downwards. DAPO's clip-higher is 0.28."""
     beta: float = 0.0
     """Weight of the KL divergence from the model before stage 2."""
     temperature: float = 1.0
@@ -106,6 +108,11 @@ class VlmOptions:
         for name in ("demonstrations", "turn_tokens", "dialogue_tokens", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise Problem(f"--{name.replace('_', '-')}", f"must be at least 1, not {getattr(self, name)}", "Correct it.")
+        for name in ("lora", "slips"):
+            if getattr(self, name) < 0:
+                raise Problem(f"--{name}", f"must be at least 0, not {getattr(self, name)}", "Correct it.")
+        if not 0 < self.top_p <= 1:
+            raise Problem("--top-p", f"must be above 0 and at most 1, not {self.top_p}", "1 leaves all tokens in.")
         if not 0 < self.vllm_memory < 1:
             raise Problem("--vllm-memory", f"must lie between 0 and 1, not {self.vllm_memory}", "The learner needs the rest.")
         if self.temperature <= 0:
@@ -133,7 +140,7 @@ class VlmOptions:
 
     @property
     def grpo(self) -> GrpoSettings:
-        aim = Objective(self.loss_type, self.importance_sampling_level, self.epsilon, beta=self.beta)
+        aim = Objective(self.loss_type, self.importance_sampling_level, self.epsilon, self.epsilon_high, self.beta)
         return GrpoSettings(
             self.prompts, self.rollouts, self.at_once, self.rl_lr, updates=self.updates, epochs=self.rl_epochs, aim=aim,
             manner=self.manner, slip_cost=self.slip_cost,

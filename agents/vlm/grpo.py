@@ -155,7 +155,7 @@ class Grpo(Learner):
         longest = manner.turn * (self.world.horizon + manner.slips)
         weights = token_weights(lengths, aim.loss_type, int(batch["dialogues"]), int(batch["tokens"]), longest) * copies
         weight = weights.float().to(self.team.device)
-        figures = dict.fromkeys(("loss", "entropy", "clipped", "moved", *(["kl"] if aim.beta else [])), 0.0)
+        figures = dict.fromkeys(("loss", "share", "entropy", "clipped", "moved", *(["kl"] if aim.beta else [])), 0.0)
 
         def loss(lesson: Lesson) -> Tensor:
             logps, owner = lesson.logps, lesson.owner
@@ -166,6 +166,7 @@ class Grpo(Learner):
             with torch.no_grad():
                 share = weight[owner]
                 figures["loss"] += float(losses.sum())
+                figures["share"] += float(share.sum())
                 figures["entropy"] += float((lesson.entropies * share).sum())
                 figures["clipped"] += float((clipped(ratio, advantage[owner], aim) * share).sum())
                 figures["moved"] += float(((logps - old).abs() * share).sum())
@@ -175,7 +176,9 @@ class Grpo(Learner):
             return losses.sum()
 
         norm = self.gradient_step(dialogues, loss, self.settings.lr, manner.temperature or 1.0)
-        return {**self.team.sum(figures), "gradient": norm}
+        told = self.team.sum(figures)
+        whole = told.pop("share")  # 1, but for dr_grpo: all but the loss are means over what was said
+        return {key: value if key == "loss" else value / whole for key, value in told.items()} | {"gradient": norm}
 
     @torch.no_grad()
     def reference_of(self, dialogues: Sequence[Dialogue], lesson: Lesson) -> Tensor:

@@ -85,7 +85,8 @@ def read(
         order[inside], order[~inside] = np.arange(inside.sum()), inside.sum() + np.array(row_of, np.int64)[row[~inside]]
         heard = torch.cat([heard, floor])[torch.from_numpy(order).to(heard.device)]
     chances = torch.log_softmax(audible(heard, chat) / temperature, dim=-1)
-    entropies = -(chances.exp() * chances.clamp_min(-1e4)).sum(dim=-1)
+    with torch.no_grad():  # they are told, not learnt from: a graph would keep two more of the size of `chances`
+        entropies = -(chances.exp() * chances.clamp_min(-1e4)).sum(dim=-1)
     logps = chances.gather(1, torch.from_numpy(target).to(chances.device)[:, None])[:, 0]
     return Lesson(list(members), torch.from_numpy(np.array(members)[row]).to(logps.device), logps, entropies)
 

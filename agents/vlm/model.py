@@ -5,6 +5,7 @@ Everything that computes goes through `Vlm.forward`, which is what FSDP watches.
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,8 @@ class Vlm(nn.Module):
         self.adapter = [adapter]  # in a list, so that its weights are not counted twice
         self.merge: int = processor.image_processor.merge_size
         self.image_token: int = processor.image_token_id
+        taken = inspect.signature(type(model.model.language_model).forward).parameters
+        self.cache_word = "cache" if "cache" in taken else "past_key_values"  # as transformers called it before 5.24
 
     @property
     def device(self) -> torch.device:
@@ -101,8 +104,9 @@ class Vlm(nn.Module):
                 raise VlmError("the dialogue", reason, "Report it: this is a bug.")
             inputs = inputs.masked_scatter(visual[..., None], features[:, 0].to(inputs.dtype))
             extra |= {"visual_pos_masks": visual, "deepstack_visual_embeds": list(features[:, 1:].unbind(1))}
+        extra[self.cache_word] = cache
         out = self.model.model.language_model(
-            inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True, **extra
+            inputs_embeds=inputs, position_ids=positions, attention_mask=mask, use_cache=True, **extra
         )
         logits: Tensor = self.model.lm_head(out.last_hidden_state[at])
         return logits

@@ -82,8 +82,9 @@ class Objective:
             raise Problem(f"loss_type {self.loss_type!r}", "is not known", "Choose grpo, dr_grpo or dapo.")
         if self.importance_sampling_level not in ("token", "sequence"):
             raise Problem(f"importance_sampling_level {self.importance_sampling_level!r}", "is not known", "token or sequence.")
-        if not (self.epsilon >= 0 and self.beta >= 0):
-            raise Problem("epsilon and beta", f"must not be negative, not {self.epsilon} and {self.beta}", "Correct them.")
+        for name in ("epsilon", "epsilon_high", "beta"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
+                raise Problem(name, f"must be at least 0, not {value}", "Correct it.")
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def rivals(runs: Sequence[Run]) -> list[Rival]:
 
 
 def kind_of(name: str, run: Run) -> str:
-    return "trained" if name == run.trained else "single" if "/" in name else "rival"
+    return "trained" if name == run.trained else "single" if "/" in name and not {":", "+"} & set(name) else "rival"
 
 
 def cases(runs: Sequence[Run]) -> list[tuple[Run, str, Mapping[str, Any], Mapping[str, Any]]]:

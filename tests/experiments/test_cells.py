@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cells import train_run
+from experiments.cells import continued, more_options, train_run
 from experiments.evaluate import seen_before
 from experiments.run import Run, completed, settings_from
 from experiments.runs import ABOUT, RunFolder
@@ -56,6 +56,44 @@ def test_options_that_nothing_would_come_of_are_refused(tmp_path: Path, options:
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--no-sft --teacher mair --sft-lr 5", "--teacher, --sft-lr: would do nothing: --no-sft leaves stage 1 out"),
+        ("--no-rl --prompts 4 --beta 0.1", "--prompts, --beta: would do nothing: --no-rl leaves stage 2 out"),
+        ("--no-rl --iterations 9", "--iterations: would do nothing: --no-rl"),
+        ("--no-edp --alpha-t 0.7", "--alpha-t: would do nothing: --no-edp perturbs nothing"),
+        ("--vllm-memory 0.5", "--vllm-memory: would do nothing: --engine is own"),
+        ("--demonstrations-from out/a --demonstrations 9", "--demonstrations: would do nothing: --demonstrations-from"),
+        ("--plan-at-once --sft-slips 0.5", "--sft-slips: would do nothing: --plan-at-once"),
+        ("--top-p 0", "--top-p: must be above 0 and at most 1"),
+        ("--slips -1", "--slips: must be at least 0"),
+        ("--lora -4", "--lora: must be at least 0"),
+        ("--epsilon-high -1", "epsilon_high: must be at least 0"),
+    ],
+)
+def test_options_of_the_language_model_that_make_no_sense(options: str, message: str) -> None:
+    with pytest.raises(Problem, match=message):
+        completed(settings_from(["--algo", "grpo", *options.split()]))
+
+
+def test_a_script_s_own_options_are_not_overridden() -> None:
+    assert more_options("--crop 96 --lr=0.1", ("--seed",)) == ["--crop", "96", "--lr=0.1"]
+    for text in ("--seed 1", "--crop 96 --seed=1"):
+        with pytest.raises(Problem, match=r"--options: holds --seed.*, which this script gives itself"):
+            more_options(text, ("--seed",))
+
+
+def test_results_of_other_settings_are_named_by_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "cells.json"
+    path.write_text('{"settings": {"crop": 32, "seed": 0}}')
+    with pytest.raises(Problem, match=r"holds results of other settings: crop 32, not 48\. Name another"):
+        continued(path, {"crop": 48, "seed": 0})
+    path.write_text("[]")
+    with pytest.raises(Problem, match="holds no results of this script"):
+        continued(path, {"crop": 48})
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,14 @@ def test_a_disk_that_is_full_of_weights_is_the_systems_error(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_not_lost_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "agent").write_text("trained for a week")
+    with pytest.raises(IsADirectoryError, match="runs"):
+        write_aside(tmp_path / "runs", lambda path: path.write_text("report"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "agent"]
+
+
 def test_a_write_that_fails_says_where(tmp_path: Path) -> None:
     def write(_: Path) -> None:
         Path("/dev/full").write_text("lost")

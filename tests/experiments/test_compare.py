@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.compare import Compare, compare, named, ranks, trainings_of
+from experiments.compare import Compare, against, compare, episode_of, named, ranks, trainings_of, world_of
 from pool import Problem
 
 SMALL = Compare(
@@ -129,7 +131,8 @@ def test_trainings_with_several_seeds_stand_as_one_agent(tmp_path: Path) -> None
         with pytest.raises(Problem, match="same name twice: no tool, x, x"):
             compare(replace(settings, agents=("x=y,z", "x")))
     rows = settings.json.with_suffix(".md").read_text().splitlines()
-    assert "of several trainings between them" in rows[0]
+    assert "or standard deviation between trainings" in rows[0]
+    assert "| x | -1.33 ±0.00 |" in rows  # less than light on each of the photographs
     assert "| light | **+3.33 ±1.53** | 1.0 |" in rows  # the means are 2, 3 and 5
     assert "| x | +2.00 ±1.00 | 2.0 |" in rows  # of the photographs 1 and 3
     assert "| light | 2.0 | 1.0 | 1.000 |  |" in rows
@@ -158,3 +161,32 @@ def test_ranks_are_means_over_metrics() -> None:
 
     found = ranks({"a": episodes(x=3, y=1), "b": episodes(x=2, y=3), "c": episodes(x=1, y=2)}, ["x", "y"])
     assert found == {"a": 2.0, "b": 1.5, "c": 2.5}
+    assert ranks({"a": episodes(x=0), "b": episodes(x=math.nan), "c": episodes(x=3), "d": episodes(x=0)}, ["x"]) == {
+        "a": 2.5, "b": 4.0, "c": 1.0, "d": 2.5,
+    }  # fmt: skip
+
+
+def test_image_by_image_what_photographs_have_in_common_cancels() -> None:
+    def training(*gains: float) -> list[dict[str, object]]:
+        return [{"image": str(number), "gain": {"psnr": gain}} for number, gain in enumerate(gains)]
+
+    played = {
+        "first": [training(10, 0, -10)],
+        "better": [training(12, 2, -8)],
+        "seeds": [training(9, 0, -9), training(13, 2, -9)],
+    }
+    grid = against(played, "first", Compare(metrics=("psnr",)))
+    assert grid.rows == [["better", "+2.00 ±0.00"], ["seeds", "+1.00 ±0.00"]]
+
+
+def test_an_image_that_a_metric_cannot_score_costs_that_number_alone() -> None:
+    """A crop that is black has no PIQE."""
+    settings = Compare(("none",), images="skimage", metrics=("psnr", "piqe"), crop=32, toolbox="classical")
+    with ExitStack() as stack:
+        judge, player = (world_of("dark", settings, stack, settings.metrics[:count], 3) for count in (2, 1))
+        trajectory = player.enter(np.zeros((32, 32, 3), np.uint8), reference=judge.images[0].image[:32, :32])
+        player.step([trajectory], [player.toolbox.index("brighten/gamma")])
+        episode = episode_of(trajectory, 1.0, judge)
+    assert math.isnan(episode["gain"]["piqe"])
+    assert episode["gain"]["psnr"] == 0
+    assert episode["value"]["psnr"] > 0

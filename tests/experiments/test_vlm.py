@@ -188,6 +188,31 @@ def test_the_second_stage_computes_activations_again_where_it_is_told_to(folder:
         assert learner.vlm.model.is_gradient_checkpointing is again
 
 
+def test_all_learners_begin_with_the_same_adapters(folder: RunFolder) -> None:
+    first = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # each process begins elsewhere
+        place = Idle()
+        settings = replace(SETTINGS, vlm=VlmOptions(dtype="float32", lora=4, sft=False))
+        with connect("local") as pool:
+            learner = make_learner(settings, place.world_settings("train"), "grpo", folder, Team(), pool)
+        first.append({name: weight.clone() for name, weight in learner.vlm.trained.items()})
+    assert any("lora_A" in name for name in first[0])
+    assert all(torch.equal(weight, first[1][name]) for name, weight in first[0].items())
+
+
+@pytest.mark.parametrize(
+    ("learners", "options", "message"),
+    [
+        (3, {"prompts": 16}, "--prompts 16: cannot be dealt out to 3 learners"),
+        (2, {"prompts": 16, "beta": 0.1, "shard": True}, "--beta 0.1: needs the model before training whole"),
+    ],
+)
+def test_what_stage_2_cannot_do_is_said_before_stage_1(learners: int, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Problem, match=message):
+        VlmWorkplace(replace(SETTINGS, learners=learners, vlm=VlmOptions(**options)))
+
+
 # -- learners that are lost --------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from agents.training_free.hybrid import HybridAgent
 from agents.training_free.mair import Mair
 from agents.training_free.planners import TablePlanner
 from agents.training_free.q_agent import QAgent
-from agents.training_free.search import State, Walk
+from agents.training_free.search import State, Walk, side_by_side
 from experiments.reporting import summary
 from pool import Problem
 from rewards import Score
@@ -170,6 +170,12 @@ def test_on_the_pocket_toolbox(pocket: World, spec: str) -> None:
         ("agenticir:experience=none.json", r"holds no experience"),
         ("hybrid:slow=hybrid", r"is not one that searches"),
         ("4kagent:threshold=much", r"is not a number: 'much'"),
+        ("4kagent:threshold=nan", r"is not a number: 'nan'"),
+        ("agenticir:no-rollback=false", r"gives no-rollback a value"),
+        ("agenticir:eye=", r"gives eye no value"),
+        ("hybrid:slow=mair,experience=none", r"no option 'experience'"),
+        ("hybrid:slow=4kagent,planner=table", r"no option 'planner'"),
+        ("zero-shot:hub:X,at-once=1", r"gives at-once a value"),
         ("mair:quality=psnr", r"'psnr': is not known"),
         ("zero-shot", r"does not say which model"),
         ("zero-shot:hub:", r"is not known. Write"),
@@ -179,6 +185,15 @@ def test_on_the_pocket_toolbox(pocket: World, spec: str) -> None:
 def test_what_is_wrong_with_a_name_is_said(pocket: World, spec: str, words: str) -> None:
     with pytest.raises(Problem, match=words):
         open_agent(spec, pocket)
+
+
+def test_an_eye_perceives_a_state_once(pocket: World) -> None:
+    [trajectory] = pocket.begin([pocket.draw(0, 0)])
+    walk, eye = Walk(pocket, trajectory), PocketEye(pocket)
+    same, other = walk.start, State(walk.start.image)
+    seen = [side_by_side(pocket.pool, [eye.look(walk, state)])[0] for state in (same, same, other)]
+    assert seen[0] == seen[1] == seen[2]
+    assert walk.policy_calls == 2
 
 
 def test_a_walk_knows_what_may_be_done() -> None:

@@ -64,6 +64,21 @@ def test_it_is_a_player_and_does_what_it_learnt(agent: VlmAgent, world: World) -
     assert [tuple(t.tool_names) for t in trajectories] == list(PLANS.values())
 
 
+def test_drawing_again_says_something_else_and_the_same_again_by_its_seed(world: World) -> None:
+    vlm, chat = tiny()
+    agent = VlmAgent(vlm, chat.toolbox, VlmSpec(), manner=Manner(turn=16))
+
+    def said(drawing: VlmAgent) -> list[list[str]]:
+        [trajectory] = begun(world)[:1]
+        drawing.finish(world, [trajectory])
+        return [step.notes["said"] for step in trajectory.steps]
+
+    drawing = agent.sampling(0)
+    first, second = said(drawing), said(drawing)
+    assert first != second
+    assert said(agent.sampling(0)) == first
+
+
 def test_it_notes_what_it_said(agent: VlmAgent, world: World) -> None:
     for trajectory in begun(world):
         agent.finish(world, [trajectory])

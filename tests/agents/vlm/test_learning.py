@@ -288,6 +288,17 @@ def test_what_is_alike_is_read_once_and_counts_as_often_as_it_was_said(loss_type
     assert (gradient - expected).norm() < 1e-5 * expected.norm()
 
 
+def test_what_is_told_of_the_policy_is_a_mean_whatever_the_loss_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {}
+    for loss_type in ("dapo", "dr_grpo"):
+        grpo = make_grpo(make_world("gain:psnr"), rollouts=4, manner=Manner(), aim=Objective(loss_type=loss_type))
+        with monkeypatch.context() as patch:
+            force(patch, grpo, [[BRIGHTER], [DARKER], [BRIGHTER], [BRIGHTER, LARGER]])
+            rows[loss_type] = grpo.step()
+    assert rows["dr_grpo"]["entropy"] == pytest.approx(rows["dapo"]["entropy"], rel=1e-5)
+    assert abs(rows["dr_grpo"]["loss"]) < 0.5 * abs(rows["dapo"]["loss"])
+
+
 # -- KL and LoRA -------------------------------------------------------------------------------------------------------------------
 
 
