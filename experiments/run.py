@@ -58,7 +58,7 @@ REWARDED = ("prompts", "rollouts", "at_once", "rl_lr", "updates", "rl_epochs", "
 OBJECTIVE = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "beta")
 OF_RL = ("iterations", "starts", "validate_every", *(f"vlm.{name}" for name in (*REWARDED, *OBJECTIVE)))
 OF_A_CRITIC = ("light.gamma", "light.lam", "light.value_coefficient")
-OF_A_POOL = ("workers", "worker_memory")
+OF_A_POOL = ("workers", "worker_gpus", "worker_memory")
 
 
 @dataclass
@@ -108,7 +108,9 @@ class Run:
     pool: Literal["local", "ray"] = "ray"
     """Where the tools run: in each env runner's process, or in worker processes that all share."""
     workers: int | None = None
-    """Worker processes of the pool; not given: one for each GPU, or else for each core."""
+    """Worker processes of the pool; not given: one for each GPU that the learners leave, or else for each core."""
+    worker_gpus: float | None = None
+    """GPUs of each worker, such as 0.25; not given: one where the learners leave any, or else none."""
     worker_memory: float | None = None
     """GiB of models that a worker keeps; not given: 4. The one used least recently goes first. DeQA-Score alone takes 16."""
     env_runners: int = 0
@@ -238,6 +240,10 @@ def run(settings: Run, share: str | None = None) -> None:
     try:
         with workplace as place:
             console.print(f"{place.describe()}; everything goes to {folder.path}", soft_wrap=True)
+            if settings.pool == "ray" and settings.ray_address != "local":  # there it outlives a run that is killed
+                console.print(
+                    f"the tools' pool is {place.name}; python -m pool.top --dissolve {place.name} ends it", soft_wrap=True
+                )
             agents = place.train(folder, console)
             place.note(folder)  # where nothing was left to train, too
             compare(settings, place.world("test"), agents, folder, console)

@@ -14,6 +14,8 @@ class ToolPool:
     """Where the tools run: in this process, or in worker processes on Ray."""
     workers: int | None = None
     """Worker processes on Ray; not given: one for each GPU, or else for each core."""
+    worker_gpus: float | None = None
+    """GPUs of each worker, such as 0.25; not given: one where Ray has any."""
     worker_memory: float | None = None
     """GiB of models that a worker keeps; not given: 4. The one used least recently goes first. DeQA-Score alone takes 16."""
     ray_address: str | None = None
@@ -22,16 +24,38 @@ class ToolPool:
     def open(self, **local: Any) -> Pool:
         """`local`: options of a pool in this process."""
         if self.pool == "local":
-            if (self.workers, self.worker_memory, self.ray_address) != (None, None, None):
-                raise Problem("--workers, --worker-memory, --ray-address", "are for a pool on Ray", "Add --pool ray.")
+            if (self.workers, self.worker_gpus, self.worker_memory, self.ray_address) != (None, None, None, None):
+                flags = "--workers, --worker-gpus, --worker-memory, --ray-address"
+                raise Problem(flags, "are for a pool on Ray", "Add --pool ray.")
             return connect("local", **local)
-        return connect("ray", **on_ray(self.workers, self.worker_memory), address=self.ray_address)
+        return connect("ray", **on_ray(self.workers, self.worker_memory, self.worker_gpus), address=self.ray_address)
 
 
-def on_ray(workers: int | None, gib: float | None) -> dict[str, Any]:
+def on_ray(workers: int | None, gib: float | None, gpus: float | None) -> dict[str, Any]:
     """Options of a pool on Ray, from those of the command line."""
     if workers is not None and workers < 1:
         raise Problem("--workers", f"must be at least 1, not {workers}", "Correct it.")
     if gib is not None and not 0 < gib < float("inf"):
         raise Problem("--worker-memory", f"must be more than 0 and finite, not {gib:g}", "Correct it: it is in GiB.")
-    return {"workers": workers} | ({} if gib is None else {"memory": int(gib * 2**30)})
+    if gpus is not None and not 0 <= gpus < float("inf"):
+        raise Problem("--worker-gpus", f"must be at least 0 and finite, not {gpus:g}", "Correct it.")
+    return {"workers": workers, "gpus": gpus} | ({} if gib is None else {"memory": int(gib * 2**30)})
+
+
+def beside_learners(options: dict[str, Any], learners: float, there: float) -> dict[str, Any]:
+    """`on_ray`'s options for a pool that leaves the learners so many of Ray's GPUs: both would wait for ever for what the other has."""
+    spare = there - learners
+    if spare < 0:
+        reason = f"asks for {learners:g} GPUs for the learners, and Ray has {there:g}"
+        raise Problem("--gpus", reason, "Give less, or fewer --learners.")
+    share = options["gpus"] if options["gpus"] is not None else float(spare >= 1)
+    if not share:
+        return options | {"gpus": 0.0}
+    room = int(spare / share + 1e-9)
+    workers = room if options["workers"] is None else options["workers"]
+    if not 1 <= workers <= room:
+        reason = f"{max(workers, 1)} of {share:g} GPUs each do not fit into the {spare:g} that the learners leave"
+        raise Problem(
+            "the pool's workers", reason, "Give fewer --workers, a smaller --worker-gpus (0: they compute on the CPU)."
+        )
+    return options | {"gpus": share, "workers": workers}

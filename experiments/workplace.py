@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agents.agent import Agent
 from experiments.runs import RunFolder
-from experiments.tool_pool import on_ray
+from experiments.tool_pool import beside_learners, on_ray
 from experiments.validation import BEST, best
 from pool import Pool, Problem, connect, dissolve
 from pool.fleet import check_address
@@ -39,7 +39,7 @@ class Workplace(ABC):
 
     def __init__(self, settings: Run) -> None:
         self.settings = settings
-        self.workers = on_ray(settings.workers, settings.worker_memory)
+        self.workers = on_ray(settings.workers, settings.worker_memory, settings.worker_gpus)
         self.toolbox = self.find()
         self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which all that work here find the same pool
         self.pool_options: dict[str, Any] = {"kind": "local"}
@@ -75,7 +75,9 @@ class Workplace(ABC):
                 raise Problem(f"Ray at {address!r}", reason, remedy) from error
             self._ours = True
         if self.settings.pool == "ray":
-            self.pool_options = {"kind": "ray", "name": self.name, **self.workers}
+            there = ray.cluster_resources().get("GPU", 0.0)
+            workers = beside_learners(self.workers, self.settings.gpus * max(1, self.settings.learners), there)
+            self.pool_options = {"kind": "ray", "name": self.name, **workers}
         else:
             self.pool_options = {"kind": "local", "name": self.name}
         self.pool = connect(**self.pool_options)

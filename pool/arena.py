@@ -7,6 +7,7 @@ through the object store.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -42,10 +43,12 @@ class Arena:
     def __init__(self, path: Path, lanes: int, size: int, create: bool = False) -> None:
         self.path = path
         length = 2 * lanes * size
-        self._file = path.open("x+b" if create else "r+b")
+        hidden = path.with_suffix(".new")  # from `sweep`, until it is locked
+        self._file = hidden.open("x+b") if create else path.open("r+b")
         if create:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._file.fileno(), length)
+            hidden.rename(path)
         self._memory = memoryview(mmap.mmap(self._file.fileno(), length))
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self.free = [Lane(2 * lane * size, (2 * lane + 1) * size, size) for lane in range(lanes)]
@@ -53,7 +56,7 @@ class Arena:
     @staticmethod
     def create(name: str, lanes: int, size: int) -> Arena | None:
         """A new arena, or None where there is no shared memory to spare (four times as much must be free)."""
-        if not os.access(_ROOM, os.W_OK) or shutil.disk_usage(_ROOM).free < 8 * lanes * size:
+        if not os.access(_ROOM, os.W_OK) or shutil.disk_usage(_ROOM).free - promised() < 8 * lanes * size:
             return None
         return Arena(_ROOM / f"pool-{name}.arena", lanes, size, create=True)
 
@@ -82,6 +85,16 @@ class Arena:
     def remove(self) -> None:
         """Take the name away; the memory goes when the last view on it does."""
         self.path.unlink(missing_ok=True)
+
+
+def promised() -> int:
+    """Bytes of arenas that nothing lies in yet: the system counts them as free, and whoever fills them in vain dies of it."""
+    held = 0
+    for path in _ROOM.glob("pool-*.arena"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            found = path.stat()
+            held += max(0, found.st_size - found.st_blocks * 512)
+    return held
 
 
 def sweep() -> None:

@@ -94,17 +94,18 @@ def batches(items: Sequence[Any], size: int) -> list[list[int]]:
         return [[index] for index in range(len(items))]
     buckets: dict[Any, list[int]] = {}
     for index, item in enumerate(items):
-        buckets.setdefault(_shape(item), []).append(index)
+        buckets.setdefault(shape(item), []).append(index)
     return [bucket[start : start + size] for bucket in buckets.values() for start in range(0, len(bucket), size)]
 
 
-def _shape(item: Any) -> Any:
+def shape(item: Any) -> Any:
+    """Items of equal shape are computed together."""
     if isinstance(item, np.ndarray):
         return item.shape, item.dtype.str
     if isinstance(item, (tuple, list)):
-        return type(item).__name__, *map(_shape, item)
+        return type(item).__name__, *map(shape, item)
     if isinstance(item, dict):
-        return tuple((key, _shape(part)) for key, part in item.items())
+        return tuple((key, shape(part)) for key, part in item.items())
     return type(item).__name__
 
 

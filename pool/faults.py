@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pool.board import IDLE, LOADING
 from pool.errors import CallFailed, DeadlineExceeded, LoadFailed, WorkerLost, describe
+from pool.execute import shape
 from pool.medic import Finding
 from pool.schedule import Group, Request
 
@@ -40,7 +41,8 @@ def blame(groups: list[Group], finding: Finding, client: int) -> Verdict:
         text = f"load() took more than {record.limit:g} s" if late else "the process died in load()"
         return Verdict([first], LoadFailed, text)
     # A batch is computed as one, so its members share the suspicion.
-    batch = [first] if record.size == 1 else [request for request in group.requests if request.line is first.line]
+    alike = [r for r in group.requests[record.first :] if r.line is first.line and shape(r.item) == shape(first.item)]
+    batch = alike[: record.size]
     if late:
         return Verdict(batch, DeadlineExceeded, f"it was still at work after {record.limit:g} s")
     return Verdict(batch, WorkerLost, f"the process died {record.elapsed:.1f} s into the call")

@@ -124,7 +124,23 @@ class Fleet:
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
                 reason = describe(cause)
                 closed.wait(0.2)  # the name of a worker that has just died is not free at once
-        raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", "Look at Ray's logs of that worker.")
+        remedy = "Look at Ray's logs of that worker."
+        if lacking := self._lacking():
+            reason, remedy = (
+                lacking,
+                "Free some (python -m pool.top shows who has them), or ask for fewer: fewer workers, a smaller share.",
+            )
+        raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", remedy)
+
+    def _lacking(self) -> str:
+        """Which resource a worker waits for; empty if Ray has enough of all."""
+        if not ray.is_initialized():
+            return ""
+        free, total = ray.available_resources(), ray.cluster_resources()
+        for name, wanted in (("GPU", self._gpus), ("CPU", self._options.cpus)):
+            if wanted > free.get(name, 0):
+                return f"it needs {wanted:g} {name}, and {free.get(name, 0):g} of Ray's {total.get(name, 0):g} are free"
+        return ""
 
     def _actor(self, slot: int) -> Any:
         options = self._options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pool.errors import BadOutput, PoolClosed, Problem, UnknownModel, describe
 from pool.model import Call, Model, Outcome, Pool, Stats
 
 CACHE = 256 << 20  # bytes of results to remember
+AGAIN = 30.0  # seconds after which a model that did not load is given another try, as on Ray
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModel:
@@ -45,7 +47,7 @@ class LocalPool(Pool):
     def __init__(self, cache_bytes: int = CACHE) -> None:
         self._models: dict[str, Model] = {}
         self._definitions: dict[str, bytes] = {}
-        self._loaded: dict[str, execute.Answer] = {}
+        self._loaded: dict[str, tuple[execute.Answer, float]] = {}  # with when that was
         self._cache = ResultCache(cache_bytes)
         self._lock = threading.RLock()  # models need not be thread-safe, and a callback may submit again
         self._stats = Stats()
@@ -85,10 +87,11 @@ class LocalPool(Pool):
             found, value = self._cache.get(key)
             if found:
                 return Outcome(call.model, value, remembered=True)
-        if call.model not in self._loaded:
-            self._loaded[call.model] = execute.load(model)
+        answer, when = self._loaded.get(call.model, (None, 0.0))
+        if answer is None or (answer.status != execute.OK and time.monotonic() > when + AGAIN):
+            answer = execute.load(model)
+            self._loaded[call.model] = answer, time.monotonic()
             self._stats.loads += 1
-        answer = self._loaded[call.model]
         if answer.status == execute.OK:
             [answer] = execute.run(model, [call.item])
         if answer.status != execute.OK:

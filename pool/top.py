@@ -1,4 +1,4 @@
-"""A live table of every pool in a running Ray: `python -m pool.top`, or `--once` for one look.
+"""A live table of every pool in a running Ray: `python -m pool.top`, or `--once` for one look; `--dissolve NAME` ends a pool's workers.
 
 Routers write a snapshot into Ray's key-value store once a second; this reads them and costs the pools nothing.
 """
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from pool.console import ABOUT_DEBUG, start
 from pool.errors import Problem, describe
+from pool.fleet import dissolve
 from pool.metrics import NAMESPACE
 
 _STALE = 10.0  # seconds after which a silent router counts as gone
@@ -57,6 +58,9 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m pool.top", description=f"{__doc__} {ABOUT_DEBUG}")
     parser.add_argument("--address", default="auto", help="of the Ray to look at; the one on this machine if not given")
     parser.add_argument("--once", action="store_true", help="print one look and leave")
+    parser.add_argument(
+        "--dissolve", metavar="NAME", help="end the workers of that pool, such as those of a run that was killed"
+    )
     arguments = parser.parse_args(words)
     if not ray.is_initialized():
         try:
@@ -64,15 +68,17 @@ def main(words: list[str]) -> None:
         except Exception as error:  # Ray raises bare ones
             remedy = "Name the address of a Ray that runs, as HOST:PORT."
             raise Problem(f"Ray at {arguments.address!r}", f"cannot be reached: {describe(error)}", remedy) from error
-    if arguments.once:
+    if arguments.dissolve:
+        dissolve(arguments.dissolve)
+    elif arguments.once:
         console = Console()
         console.width = max(console.width, 160)  # a log has no width of its own
         console.print(render(snapshots()))
-        return
-    with Live(render(snapshots()), refresh_per_second=2, screen=False) as live:
-        while True:
-            time.sleep(0.5)
-            live.update(render(snapshots()))
+    else:
+        with Live(render(snapshots()), refresh_per_second=2, screen=False) as live:
+            while True:
+                time.sleep(0.5)
+                live.update(render(snapshots()))
 
 
 if __name__ == "__main__":

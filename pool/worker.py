@@ -77,6 +77,20 @@ def keep_heap() -> None:
             libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
+def leave_if_broken() -> None:
+    """End this process if its GPU answers no more: after an illegal access every later call in it fails, at once and for good.
+
+    The router finds out whose call it was, as with any loss, and another process takes the place.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        os._exit(1)
+
+
 class Worker:
     """Wrapped in a Ray actor by `pool.fleet`; a plain class, so that tests and simulations can hold it in a thread."""
 
@@ -125,6 +139,8 @@ class Worker:
             self._arm(RUNNING, job, indices[batch[0]], len(batch), sum(job.deadlines[indices[place]][0] for place in batch))
             with execute.precision(model, self._gpu):
                 found = execute.run(model, [items[place] for place in batch])
+            if self._gpu and any(answer.status == execute.RAISED for answer in found):
+                leave_if_broken()
             for place, answer in zip(batch, found, strict=True):
                 answers[indices[place]] = answer
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 INCH = 2.6  # of one picture
 DRAWN = 1024  # pixels of a picture's longer side, at least, where it has as many
+FAULT_LINES = 3  # that are shown of what went wrong
 RED, GREY = "#b3261e", "#555555"
 
 
 def draw_trajectory(trajectory: Trajectory, metrics: Sequence[str] | None = None, columns: int | None = None) -> Figure:
-    """Input, each step with its tool and scores, reference. A failed step is framed in red and says why."""
+    """Input, each step with its tool and scores, reference. A failed step is framed in red and says why.
+
+    With `columns` the figure has the same size whatever comes next, as the frames of a film need it.
+    """
     before = trajectory.input
     if before is None:
         raise Problem("figure", "this trajectory was loaded without its images", "World.remake(trajectory) makes them again.")
@@ -30,26 +34,26 @@ def draw_trajectory(trajectory: Trajectory, metrics: Sequence[str] | None = None
     for step in trajectory.steps:
         image = before if step.image is None else step.image
         if step.failure is not None:
-            tiles.append((image, f"{step.tool} failed", _wrap(step.failure.message, 34, 3), True))
+            tiles.append((image, f"{step.tool} failed", _wrap(step.failure.message, 34, FAULT_LINES), True))
         elif step.unscored is not None:
-            tiles.append((image, f"{step.tool}, not scored", _wrap(step.unscored.message, 34, 3), True))
+            tiles.append((image, f"{step.tool}, not scored", _wrap(step.unscored.message, 34, FAULT_LINES), True))
         else:
             tiles.append((image, step.tool, _scores(step.quality, metrics), False))
     if trajectory.reference is not None:
         tiles.append((trajectory.reference, "reference", "", False))
-    figure = draw_tiles(tiles, columns=max(columns or 0, len(tiles)))
+    figure = draw_tiles(tiles, columns=max(columns or 0, len(tiles)), lines=FAULT_LINES if columns else 1)
     gains = ", ".join(f"{m} {g:+.2f}" for m, g in trajectory.gains().items())
     title = f"{trajectory.start.image}   {gains}".strip()
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", color=GREY, parse_math=False)
     return figure
 
 
-def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | None = None) -> Figure:
-    """Pictures in a grid, each with a title above, a line below, and a red frame if it is marked."""
+def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | None = None, lines: int = 1) -> Figure:
+    """Pictures in a grid, each with a title above, `lines` below or more, and a red frame if it is marked."""
     columns = columns or max(1, len(tiles))
     rows = max(1, -(-len(tiles) // columns))
     ratio = max((image.shape[0] / image.shape[1] for image, *_ in tiles), default=1.0)
-    lines = max((below.count("\n") + 1 for _, _, below, _ in tiles), default=1)
+    lines = max([lines, *(below.count("\n") + 1 for _, _, below, _ in tiles)])
     figure = Figure(figsize=(columns * INCH, rows * (INCH * ratio + 0.73 + 0.12 * lines) + 0.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -23,19 +23,19 @@ JSON = "trajectory.json"
 MAX_PIXELS = 512_000_000  # of a picture that this project wrote itself: a whole photograph, enlarged
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]  # it names files, too: thumbnails
 
 
-class DegradationRecord(_Record):
+class DegradationRecord(Record):
     degradation: str
     params: dict[str, int | float | str]
 
 
-class StepRecord(_Record):
+class StepRecord(Record):
     action: int
     tool: str
     digest: Digest
@@ -50,7 +50,7 @@ class StepRecord(_Record):
     notes: dict[str, JsonValue]
 
 
-class TrajectoryRecord(_Record):
+class TrajectoryRecord(Record):
     version: Literal[1]
     images: Literal["png", "reference"]
     start: Start

@@ -95,10 +95,11 @@ class World(Starting):
         return self._trajectory(start, spoilt.record, spoilt.image, clean)
 
     def _depth(self, start: Start) -> DepthSource:
-        """Depth from outside belongs to the whole photograph; the crop takes its part of it."""
-        if not start.crop or isinstance(self.depth, Synthetic):
+        """Depth from outside belongs to the whole photograph as it was before anything spoilt it; the crop takes its part of it."""
+        if isinstance(self.depth, Synthetic):
             return self.depth
-        return CroppedDepth(self.depth, self.images.find(start.image).image, start.corner, start.crop)
+        whole: Image = self.images.find(start.image).image
+        return CroppedDepth(self.depth, whole, start.corner, start.crop or max(whole.shape))
 
     def _clean(self, start: Start) -> Image:
         whole: Image = self.images.find(start.image).image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import ray
 
 from experiments.light import LightWorkplace
 from experiments.run import Run, settings_from
-from experiments.tool_pool import ToolPool, on_ray
+from experiments.tool_pool import ToolPool, beside_learners, on_ray
 from pool import Problem
 from pool.options import Options
 from tests.experiments.test_scripts import script, within
@@ -26,7 +27,9 @@ def test_options_of_workers_need_workers(options: dict[str, object]) -> None:
         ToolPool(**options).open()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [("--workers", 0), ("--worker-memory", 0), ("--worker-memory", "nan")])
+@pytest.mark.parametrize(
+    "options", [("--workers", 0), ("--worker-memory", 0), ("--worker-memory", "nan"), ("--worker-gpus", -1)]
+)
 @pytest.mark.parametrize("command", [("run.py",), ("evaluate.py", "--agent", "none", "--pool", "ray")])
 def test_no_worker_and_no_memory_are_refused(command: tuple[str, ...], options: tuple[object, ...]) -> None:
     done = within(*command, *options)
@@ -35,9 +38,42 @@ def test_no_worker_and_no_memory_are_refused(command: tuple[str, ...], options: 
 
 
 def test_memory_is_said_in_gib() -> None:
-    assert Options(**on_ray(3, 16.0)) == Options(workers=3, memory=16 << 30)
-    assert Options(**on_ray(None, None)) == Options()
+    assert Options(**on_ray(3, 16.0, 0.5)) == Options(workers=3, gpus=0.5, memory=16 << 30)
+    assert Options(**on_ray(None, None, None)) == Options()
     assert settings_from(["--preset", "paper"]).worker_memory == 24  # DeQA-Score's 16 GiB, and tools beside it
+
+
+@pytest.mark.parametrize(
+    ("workers", "share", "learners", "there", "expected"),
+    [
+        (None, None, 0, 0, (None, 0.0)),  # no GPU at all: a worker for each core
+        (None, None, 0, 2, (2, 1.0)),
+        (None, None, 1, 1, (None, 0.0)),  # the learner has the only one
+        (None, None, 6, 8, (2, 1.0)),
+        (None, 0.25, 6, 8, (8, 0.25)),
+        (6, 0.25, 6, 8, (6, 0.25)),
+        (3, 0.0, 1, 1, (3, 0.0)),
+        (None, 0.3, 0, 0.9, (3, 0.3)),
+    ],
+)
+def test_workers_leave_the_learners_their_gpus(
+    workers: int | None, share: float | None, learners: float, there: float, expected: tuple[int | None, float]
+) -> None:
+    found = beside_learners(on_ray(workers, None, share), learners, there)
+    assert (found["workers"], found["gpus"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "share", "learners", "there", "message"),
+    [
+        (None, None, 2, 1, "--gpus: asks for 2 GPUs for the learners, and Ray has 1"),
+        (32, None, 6, 8, "the pool's workers: 32 of 1 GPUs each do not fit into the 2 that the learners leave"),
+        (None, 0.5, 1, 1, "the pool's workers: 1 of 0.5 GPUs each do not fit into the 0"),
+    ],
+)
+def test_what_has_no_room_is_said_at_once(workers: Any, share: Any, learners: float, there: float, message: str) -> None:
+    with pytest.raises(Problem, match=message):
+        beside_learners(on_ray(workers, None, share), learners, there)
 
 
 def test_haze_by_maps_of_ones_own(tmp_path: Path) -> None:

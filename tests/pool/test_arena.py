@@ -50,6 +50,34 @@ def test_what_does_not_fit_or_cannot_be_pickled_goes_another_way(shared: Arena) 
     assert shared.pack(threading.Lock(), lane.there, lane.size) is None
 
 
+def test_memory_that_is_promised_is_not_promised_again(shared: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing lies in a new arena, and the system counts its pages as free."""
+    length = 2 * 2 * (1 << 16)
+    assert arena.promised() >= length
+    free = arena.promised() + 4 * length - 1
+    monkeypatch.setattr(arena.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert Arena.create("test-next", lanes=2, size=1 << 16) is None
+    free += 1
+    made = Arena.create("test-next", lanes=2, size=1 << 16)
+    assert made is not None
+    made.remove()
+
+
+def test_an_arena_is_not_swept_before_it_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = arena.fcntl.flock
+
+    def late(*arguments: object) -> None:
+        monkeypatch.setattr(arena.fcntl, "flock", lock)
+        sweep()  # another process's, just now
+        lock(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(arena.fcntl, "flock", late)
+    made = Arena.create("test-new", lanes=1, size=1 << 12)
+    assert made is not None
+    assert made.path.exists()
+    made.remove()
+
+
 def test_arenas_of_the_living_are_spared_and_those_of_the_dead_removed(shared: Arena) -> None:
     left = shared.path.with_name("pool-test-dead.arena")
     left.write_bytes(b"x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pool import Traits
@@ -29,7 +30,7 @@ def record(phase: int, first: int = 2, size: int = 1, elapsed: float = 1.0, clie
         (record(RUNNING), [2], WorkerLost),
         (record(RUNNING, first=0, group=2), [0], WorkerLost),
         (record(RUNNING, elapsed=10.0), [2], DeadlineExceeded),
-        (record(RUNNING, size=2), [0, 2], WorkerLost),  # a batch of model a shares the suspicion
+        (record(RUNNING, first=0, size=2), [0, 2], WorkerLost),  # a batch of model a shares the suspicion
         (record(LOADING), [2], LoadFailed),
         (record(IDLE), [], WorkerLost),
         (record(RUNNING, client=8), [], WorkerLost),  # another client's call
@@ -41,6 +42,14 @@ def test_blame(found: Record | None, items: list[int], kind: type) -> None:
     verdict = blame(GROUPS, Finding(found, True), ME)
     assert [request.item for request in verdict.culprits] == items
     assert verdict.kind is kind
+
+
+def test_of_a_batch_only_its_own_items_are_suspected() -> None:
+    """Of six images of one model two were computed together; a third has another size, the rest came before and after."""
+    sides = (4, 4, 8, 4, 4, 4)
+    requests = [Request(LINES[0], np.zeros((side, side)), None, "me", None, 0.0) for side in sides]
+    verdict = blame([Group(1, requests, None, 0.0)], Finding(record(RUNNING, first=1, size=2), True), ME)
+    assert [requests.index(culprit) for culprit in verdict.culprits] == [1, 3]
 
 
 def test_who_meets_too_many_losses_is_not_told_anothers_fault() -> None:

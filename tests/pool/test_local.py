@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pool import BadOutput, Call, PoolClosed, Problem, connect
-from pool.local import CACHE, SharedPool
-from tests.pool.models import Add, Count
+from pool.local import AGAIN, CACHE, SharedPool
+from tests.pool.models import Add, Count, Unloadable
 
 
 def test_who_gives_the_same_name_shares_models_and_results() -> None:
@@ -35,6 +36,20 @@ def test_it_ends_with_its_last_user() -> None:
     assert isinstance(second.run([Call("add1", 1)])[0].error, PoolClosed)
     with connect("local", name="a") as anew, pytest.raises(Problem, match="which holds \\[\\]"):
         anew.submit(Call("add1", 1))
+
+
+def test_what_did_not_load_is_given_another_try_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, now = tmp_path / "weights.pt", [100.0]
+    monkeypatch.setattr("pool.local.time.monotonic", lambda: now[0])
+    with connect("local") as pool:
+        pool.add(Unloadable("needy", f"missing {weights}"))
+        assert not pool.run([Call("needy", 1)])[0].ok
+        weights.touch()
+        now[0] += AGAIN - 1
+        assert not pool.run([Call("needy", 1)])[0].ok
+        now[0] += 2
+        assert pool.run([Call("needy", 1)])[0].value == 1
+        assert pool.stats().loads == 2
 
 
 def test_a_copy_keeps_its_own_books() -> None:

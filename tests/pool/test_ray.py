@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from rich.console import Console
 
 import pool
-from pool import Call, Model, Problem
+from pool import Call, Model, Problem, top
+from pool.fleet import Fleet
+from pool.options import Options
 from pool.router import Router
 from tests.pool.models import Add, Resident, Troubled, Unloadable
 
@@ -191,7 +194,15 @@ def test_two_clients_may_mean_different_models_by_one_name(cluster: None) -> Non
     finally:
         first.close()
         second.close()
+        top.main(["--dissolve", "namesakes"])
+    with pytest.raises(Problem, match="no worker"):
         pool.dissolve("namesakes")
+
+
+def test_a_worker_for_which_there_is_no_room_says_what_is_lacking(cluster: None) -> None:
+    fleet = Fleet(Options(workers=1, gpus=2.0, start_deadline=2.0))
+    with pytest.raises(Problem, match=r"did not start: it needs 2 GPU, and 0 of Ray's 0 are free. Free some"):
+        fleet.start(0, threading.Event())
 
 
 def test_another_process_finds_the_pool_by_its_name(workers: Router) -> None:
@@ -208,10 +219,6 @@ def test_another_process_finds_the_pool_by_its_name(workers: Router) -> None:
 
 
 def test_top_shows_routers_and_workers(workers: Router) -> None:
-    from rich.console import Console
-
-    from pool import top
-
     workers.submit(Call("add1", 5)).result()
     assert workers._reporter is not None
     workers._reporter.show(workers.stats())

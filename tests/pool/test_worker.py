@@ -8,6 +8,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import torch
 
 from pool import Model, execute
 from pool.board import IDLE, RUNNING, Board, read
@@ -62,6 +63,26 @@ def test_a_batch_that_fails_is_tried_one_by_one(tmp_path: Path) -> None:
     worker = Worker(str(tmp_path / "board"), "me", memory=4 << 20, threads=1, gpu=True)
     answers = run(worker, *((Batch(), np.full(2, value)) for value in (1, -1, 1))).answers
     assert [answer.status for answer in answers] == [execute.OK, execute.RAISED, execute.OK]
+
+
+def test_a_worker_whose_gpu_answers_no_more_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access every call in the process fails at once, which would draw the other workers' calls to it."""
+    ended: list[int] = []
+    monkeypatch.setattr("pool.worker.os._exit", ended.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    worker = Worker(str(tmp_path / "board"), "me", memory=4 << 20, threads=1, gpu=True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    run(worker, (Batch(), np.full(2, -1)))
+    assert ended == [], "the model's own fault"
+
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    run(worker, (Batch(), np.full(2, 1)))
+    assert ended == [], "nothing failed"
+    run(worker, (Batch(), np.full(2, -1)))
+    assert ended == [1]
 
 
 def test_the_least_recently_used_model_leaves_when_memory_is_full(worker: Worker) -> None:

@@ -182,7 +182,7 @@ def test_frames_of_an_episode_have_one_size(world: World) -> None:
     env = RestorationEnv(world=world, render_mode="rgb_array")
     env.reset(seed=0)
     frames = [env.render()]
-    for action in (BRIGHTER, STOP):
+    for action in (BRIGHTER, FAILS, STOP):
         env.step(action)
         frames.append(env.render())
     assert len({frame.shape for frame in frames}) == 1

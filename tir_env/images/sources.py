@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -39,6 +39,12 @@ def _read(read: Callable[[], Image]) -> Image:
     image = read()
     image.setflags(write=False)
     return image
+
+
+@lru_cache(MOST_GENERATED)
+def _digest_of(read: Callable[[], Image]) -> str:
+    """Of a file that is found again, such as by a second world, without decoding it."""
+    return digest(read())
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def folder(
     def look(file: Path) -> Photo | ImageError:
         try:
             photo = Photo(readable(file.relative_to(root).as_posix()), FileReader.of(file, max_pixels, min_side))
-            photo.__dict__["digest"] = digest(photo.read())  # known from now on; the pixels are let go
+            photo.__dict__["digest"] = _digest_of(photo.read)  # known from now on; the pixels are let go
             return photo
         except ImageError as error:
             return error

@@ -72,7 +72,12 @@ class Folder:
         path = self.free(name)
         try:
             with path.open("xb") as file:
-                file.write(data)
+                try:
+                    file.write(data)
+                    file.flush()
+                except OSError:
+                    path.unlink()  # half a picture is none
+                    raise
         except OSError as error:
             raise PictureError(name, f"cannot be written: {error.strerror}", "Choose another name.") from error
         return path.relative_to(self.root).as_posix()

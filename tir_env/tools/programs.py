@@ -62,9 +62,13 @@ def inspect_program(path: Path, remedy: str = "") -> None:
     """Raise `BadWeights` unless the .pt2 file holds plain tensors and a graph of tensor operators, nothing else."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+            names = archive.namelist()
+            entries = {name.partition("/")[2]: archive.read(name) for name in names}
     except Exception as error:  # a damaged zip raises many kinds: BadZipFile, zlib.error, NotImplementedError ...
         raise BadWeights(path, f"is no .pt2 archive ({type(error).__name__}: {error})", remedy) from error
+    if len(entries) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
+        # Of two with one name PyTorch reads the other one than Python.
+        raise BadWeights(path, "holds a name twice, or more than one folder", remedy)
     for complaint in _complaints(entries):
         raise BadWeights(path, complaint, remedy)
 

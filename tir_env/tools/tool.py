@@ -91,6 +91,7 @@ class Tool(Model):
         self.traits = traits or Traits()
         self.about, self.source, self.license = about, source, license
         self._function: Function | None = None
+        self._file = ""  # see `__getstate__`
 
     def load(self) -> None:
         if self._function is None:
@@ -131,7 +132,8 @@ class Tool(Model):
             raise ValueError(f"{self.name} must turn {list(item.shape)} into {list(expected)}, not into {list(result.shape)}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_function": None}
+        """Without what `load` built. What the weight file holds belongs to it: trained anew, it is another tool to a pool."""
+        return self.__dict__ | {"_function": None, "_file": self.engine.weights.sample() if self.engine.weights else ""}
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r})"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -24,10 +24,12 @@ from pool import Problem
 from rewards import Quality, Score
 from tir_env.files import write_aside
 from tir_env.trajectory import Failure, Start
+from tir_env.trajectory_file import DegradationRecord, Record
 from tir_env.yaml_files import suggest
 
 VERSION: Literal[1] = 1
 KEY = "tir_env.tree"  # of the JSON record in the file
+DEEPEST = 64  # steps: with five tools a tree of ten has ten million states
 SHIPPED = Path(__file__).parent / "pocket.safetensors"
 
 # What stands among the children in place of a state. Less than REFUSED: the failure of number REFUSED - 1 - child.
@@ -38,31 +40,22 @@ class TreeError(Problem):
     """A tree that cannot be read or grown, or that was asked for what it does not hold."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ToolRecord(_Record):
+class ToolRecord(Record):
     name: str
     scale: int
 
 
-class MetricRecord(_Record):
+class MetricRecord(Record):
     name: str
     needs_reference: bool
 
 
-class EncoderRecord(_Record):
+class EncoderRecord(Record):
     name: str  # "" if no features are kept
     dim: int
 
 
-class DegradationRecord(_Record):
-    degradation: str
-    params: dict[str, int | float | str]
-
-
-class StartRecord(_Record):
+class StartRecord(Record):
     start: Start
     part: str  # train, validation, test
     record: list[DegradationRecord]
@@ -70,7 +63,7 @@ class StartRecord(_Record):
     root: int  # its first state
 
 
-class Ground(_Record):
+class Ground(Record):
     """What the tree was grown from: the settings of `World` that make the same pixels again, and how deep it is."""
 
     images: str
@@ -78,13 +71,13 @@ class Ground(_Record):
     toolbox: str
     crop: int
     haze: str  # World's `depth`
-    depth: int
+    depth: int = Field(ge=1, le=DEEPEST)
     tools: list[ToolRecord]
     metrics: list[MetricRecord]
     encoder: EncoderRecord
 
 
-class TreeRecord(_Record):
+class TreeRecord(Record):
     version: Literal[1]
     checksum: str
     ground: Ground

@@ -10,6 +10,8 @@ import torch
 from tir_env.degradations import Case, DepthError, SuiteError, degrade, open_depth, replay
 from tir_env.degradations.depth import DepthModel, synthetic_depth
 from tir_env.images import Image
+from tir_env.images.operations import digest
+from tir_env.world import World
 
 HAZE = Case.parse("haze")
 
@@ -44,6 +46,20 @@ def test_a_record_made_with_other_depth_does_not_replay_silently(tmp_path: Path,
     np.save(tmp_path / "cat.npy", np.tile([1.0, 2.0], (4, 2)))
     with pytest.raises(SuiteError, match="the depth differs"):
         replay(photo, spoilt.record, name="cat.png", depth=open_depth(f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize("crop", [0, 64])
+def test_depth_is_that_of_the_photograph_and_not_of_what_was_spoilt_before(crop: int) -> None:
+    world = World(suite="rain+haze", crop=crop, toolbox="classical")
+    seen = []
+
+    def depth(image: Image, name: str, seed: int) -> tuple[np.ndarray, str]:
+        seen.append(digest(image))
+        return np.ones(image.shape[:2]), "test"
+
+    world.depth = depth
+    [trajectory] = world.begin([world.draw(0, 0)])
+    assert set(seen) == {trajectory.start.digest}
 
 
 def test_sixteen_bit_png_depth(tmp_path: Path, photo: Image) -> None:

@@ -90,6 +90,12 @@ def test_generated_pictures_are_seeded() -> None:
     assert all(p.image.std() > 10 for p in one)
 
 
+def test_a_folder_that_is_opened_again_is_not_decoded_again(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = digests(folder(pictures))
+    monkeypatch.setattr("tir_env.images.sources.read_image", lambda *_, **__: pytest.fail("was decoded"))
+    assert digests(folder(pictures)) == first
+
+
 def test_photos_travel_without_their_pixels() -> None:
     photo = skimage_photos().find("retina")
     assert photo.image.nbytes > 5_000_000

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,36 @@ def test_results_take_a_new_name(folder: Folder, small: Image) -> None:
             hand_out(small, name, folder, LIMITS)
     with pytest.raises(PictureError, match="without a folder"):
         check_place("new.png", None)
+
+
+def test_half_a_picture_is_not_left(folder: Folder, small: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: Any) -> Any:
+        file = opened(path, mode, *rest)
+        return Full(file) if "x" in mode else file
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[:10])
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(PictureError, match="No space left"):
+        hand_out(small, "new.png", folder, LIMITS)
+    monkeypatch.undo()
+    assert hand_out(small, "new.png", folder, LIMITS) == ("new.png", None)
 
 
 def test_inline_results_are_limited(small: Image) -> None:

@@ -13,6 +13,7 @@ from spandrel.architectures.FBCNN import FBCNN
 from spandrel.architectures.NAFNet import NAFNet
 from spandrel.architectures.SwinIR import SwinIR
 
+from pool.local import definition_of
 from tests.tir_env.tools.conftest import noise_image
 from tir_env.tools import BadWeights
 
@@ -201,3 +202,11 @@ def test_a_network_that_overflows_raises_and_gives_no_picture(tool_of, weights_f
     tool = tool_of(kind="spandrel", weights=save(network, weights_folder / "net.pth"))
     with pytest.raises(ValueError, match="not finite"):
         tool(noise_image(16, 16))
+
+
+def test_weights_that_were_trained_anew_are_another_tool_to_a_pool(tool_of, weights_folder):
+    tool = tool_of(kind="spandrel", weights=save(nafnet(), weights_folder / "net.pth"), architecture="NAFNet")
+    before = definition_of(tool)
+    assert definition_of(tool) == before
+    save(nafnet(), weights_folder / "net.pth")
+    assert definition_of(tool) != before

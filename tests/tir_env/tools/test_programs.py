@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -146,6 +147,21 @@ def test_archives_that_hide_code_are_refused(program, program_of, tmp_path):
         with pytest.raises(BadWeights, match=message):
             program_of(path).load()
         assert not crater.exists(), name
+
+
+def test_an_archive_that_shows_two_readers_two_programs_is_refused(program, program_of, tmp_path):
+    """Of two entries with one name Python reads the last one, PyTorch the first."""
+    with zipfile.ZipFile(program) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    for number, more in enumerate(("net/models/model.json", "other/models/model.json")):
+        path = tmp_path / f"twice-{number}.pt2"
+        with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile's, of a duplicate name
+            archive.writestr(more, b"{}")
+            for name, data in entries.items():
+                archive.writestr(f"net/{name.partition('/')[2]}", data)
+        with pytest.raises(BadWeights, match="holds a name twice, or more than one folder"):
+            program_of(path).load()
 
 
 def t_expr(text):

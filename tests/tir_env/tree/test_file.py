@@ -98,6 +98,7 @@ def rewritten(tree: Tree, path: Path, change: Callable[[dict[str, Any], dict[str
         (lambda told, _: told.update(version=2), "has schema 2, and this program reads up to 1"),
         (lambda told, _: told.update(version="1"), "is no tree of schema 1: version"),
         (lambda told, _: told["ground"].pop("depth"), "is no tree of schema 1: ground.depth"),
+        (lambda told, _: told["ground"].update(depth=10**12), "is no tree of schema 1: ground.depth"),
         (lambda told, _: told["starts"].clear(), "the starts are not in a row"),
         (lambda told, _: told["starts"][1].update(root=0), "the starts are not in a row"),
         (lambda told, _: told["failures"].clear(), "a child is no state of its start"),
