@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class NotingAgent(Protocol):
 
 
 def observer_for(agent: Agent, world: World) -> Observer:
-    return Observer(world, encoder=agent.encoder)
+    return Observer(world, encoder=getattr(agent, "encoder", None))
 
 
 def play(
@@ -75,16 +75,27 @@ def play(
     return finished
 
 
+def checked(actions: Any, name: str, count: int, stop: int) -> list[int]:
+    """What an agent answered, if it is an action for each row."""
+    found = np.asarray(actions)
+    whole = found.shape == (count,) and np.issubdtype(found.dtype, np.integer)
+    if not whole or not ((found >= 0) & (found <= stop)).all():
+        reason = f"must answer with {count} whole numbers from 0 to {stop}, and answered {actions}"
+        raise Problem(f"agent {name!r}", reason, "Return an int array with an action for each row.")
+    return [int(action) for action in found]
+
+
 def finish(world: World, observer: Observer, agent: Agent, trajectories: Sequence[Trajectory]) -> None:
     """Play trajectories that have begun to their end, all side by side."""
-    if isinstance(agent, Player):
-        agent.finish(world, trajectories)
+    if callable(getattr(agent, "finish", None)):
+        cast(Player, agent).finish(world, trajectories)
         return
-    if not isinstance(agent, Decider):
-        raise Problem(f"agent {agent.name!r}", "has neither act() nor finish()", "See agents/agent.py for what an agent is.")
+    name = getattr(agent, "name", type(agent).__name__)
+    if not callable(getattr(agent, "act", None)):
+        raise Problem(f"agent {name!r}", "has neither act() nor finish()", "See agents/agent.py for what an agent is.")
     going = [t for t in trajectories if not t.ended]
     while going:
-        world.step(going, agent.act(observer.observe_batch(going), going).tolist())
+        world.step(going, checked(cast(Decider, agent).act(observer.observe_batch(going), going), name, len(going), world.stop))
         if isinstance(agent, NotingAgent):
             for trajectory, notes in zip(going, agent.notes(), strict=True):
                 trajectory.steps[-1].notes.update(notes)

@@ -1,5 +1,5 @@
 """An agent by name: `random`, `none`, `oracle:psnr` (greedy), `oracle:psnr:3` (exhaustive), a training-free one, a tool, several tools
-in a row, or the folder of a run."""
+in a row, the folder of a run, or your own as `module:Class`, made with the world."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from agents.clip_mlp.agent import JSON, ClipMlpAgent
 from agents.training_free.bounds import ExhaustiveOracle, FixedAgent, GreedyOracle, RandomAgent
 from agents.training_free.specs import open_searcher
 from pool import Problem
+from pool.plugins import made
 from tir_env.world import World
 from tir_env.yaml_files import suggest
 
 FORMS = (
     "random, none, oracle:psnr, oracle:psnr:3, agenticir, 4kagent, mair, q-agent, hybrid, zero-shot:endpoint:MODEL@URL, "
-    "a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, or the folder of a run"
+    "a tool such as denoise/dct, several as denoise/dct+dejpeg/dct, the folder of a run, or your own as module:Class"
 )
 
 
@@ -34,8 +35,11 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
             from agents.vlm.agent import VlmAgent  # it knows transformers
 
             return VlmAgent.load(folder, world.toolbox)
-        agent = ClipMlpAgent.load(folder)
-        agent.check_toolbox(world.toolbox)
+        light = ClipMlpAgent.load(folder)
+        light.check_toolbox(world.toolbox)
+        return light
+    if ":" in spec:
+        agent: Agent = made("agent", spec, ("act", "finish"), world)
         return agent
     tools = spec.split("+")
     unknown = [tool for tool in tools if tool not in world.toolbox]

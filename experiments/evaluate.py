@@ -123,17 +123,18 @@ def evaluate(settings: Evaluate) -> None:
         seconds = time.perf_counter() - began
     whole = summary(played, settings.metrics, seconds)
     cases = by_case(played, settings.metrics)
-    console.print(f"{agent.name} on {len(world.images)} photographs ({world.images.name}), {world.toolbox!r}")
+    console.print(f"{agent.name} on {len(world.images)} photographs ({world.images.name}), {world.toolbox!r}", soft_wrap=True)
     rows = {**cases, "all": whole} if len(cases) > 1 else cases
     console.print(show(rows, settings.metrics))
     usage = "  ".join(f"{tool} {share:.0%}" for tool, share in list(whole["usage"].items())[:12])
-    console.print(f"decisions: {usage}")
+    console.print(f"decisions: {usage}", soft_wrap=True)
     for name, row in rows.items():
         tasks = "  ".join(f"{task} {share:.0%}" for task, share in row["tasks"].items())
-        console.print(f"images on which a tool ran, {name}: {tasks or 'none'}")
+        console.print(f"images on which a tool ran, {name}: {tasks or 'none'}", soft_wrap=True)
     console.print(
         f"per image: {whole['calls']:.2f} tool calls, {whole['policy calls']:.2f} policy calls, "
-        f"{whole['seconds per image']:.3f} s with {settings.at_once} side by side; {whole['failures']:.0f} failures in all"
+        f"{whole['seconds per image']:.3f} s with {settings.at_once} side by side; {whole['failures']:.0f} failures in all",
+        soft_wrap=True,
     )
     whole["fallbacks"] = sum(step.notes.get("fallbacks", 0) for t in played for step in t.steps)
     if whole["fallbacks"]:
@@ -150,10 +151,10 @@ def evaluate(settings: Evaluate) -> None:
         ]  # fmt: skip
         data = {"settings": asdict(settings), "all": whole, "by case": cases, "episodes": episodes}
         write_json(settings.json, data)
-        console.print(f"wrote {settings.json}")
+        console.print(f"wrote {settings.json}", soft_wrap=True)
     if settings.figures is not None:
         draw_extremes(played, settings.metrics, settings.figures)
-        console.print(f"drew {settings.figures}")
+        console.print(f"drew {settings.figures}", soft_wrap=True)
 
 
 def show(rows: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> Table:

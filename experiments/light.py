@@ -28,9 +28,26 @@ class LightWorkplace(Workplace):
         super().__init__(settings)
         if settings.algo == "grpo" and settings.light.group < 2:
             raise Problem("--group", "must be at least 2: GRPO judges each rollout by the others of its start", "Try 8.")
+        if settings.learners > 1:
+            reason = "would wait for each other: the light agent is two small MLPs"
+            raise Problem(
+                f"--learners {settings.learners}",
+                reason,
+                "Give 1, a process of its own, or 0. --env-runners play side by side.",
+            )
         self.encoder = EncoderSpec(settings.encoder, settings.pretrained)
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
+
+    def check_room(self, there: dict[str, float]) -> None:
+        """RLlib books a core for every process that plays, and for a learner without a GPU."""
+        settings = self.settings
+        wanted, cores = settings.env_runners + (settings.learners if not settings.gpus else 0), there.get("CPU", 0.0)
+        if wanted > cores:
+            flags = f"--env-runners {settings.env_runners} and --learners {settings.learners}"
+            raise Problem(
+                flags, f"want {wanted} cores, and Ray has {cores:g}", "Give fewer: one env runner plays many episodes at once."
+            )
 
     def describe(self) -> str:
         return f"{super().describe()}, encoder {self.settings.encoder} ({self.shape.features} features)"

@@ -33,7 +33,7 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
         gain = np.array([t.gains()[metric] for t in scored] or [np.nan])
         row |= {metric: float(end.mean()), f"{metric} std": float(end.std())}
         row |= {f"{metric} gain": float(gain.mean()), f"{metric} gain std": float(gain.std())}
-        row[f"{metric} better"] = float((gain > 0).mean())
+        row[f"{metric} better"] = float((gain > 0).mean()) if scored else float("nan")
     decisions = [step for t in trajectories for step in t.steps]
     usage = Counter(step.tool for step in decisions)
     row["calls"] = sum(t.calls for t in trajectories) / len(trajectories)
@@ -66,6 +66,7 @@ def table(rows: dict[str, dict[str, Any]], metrics: Sequence[str], bold: str = "
         gains = [f"{row[f'{m} gain']:+.{digits[m]}f}{between}±{row[f'{m} gain std']:.{digits[m]}f}" for m in metrics]
         better = f"{row[f'{metrics[0]} better']:.0%}"
         cells = [f"{row[metrics[0]]:.{digits[metrics[0]]}f}", *gains, better, f"{row['calls']:.1f}"]
+        cells = ["–" if "nan" in cell else cell for cell in cells]  # no episode could be scored
         made.add_row(name, *cells, style="bold" if name == bold else "")
     return made
 
@@ -105,12 +106,13 @@ def panels(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[
     found += [("decisions, share of stops", ["length", "stops"]), ("distinct sequences", ["distinct_sequences"])]
     weights = sorted(key for key in logged if key.startswith("reward_design/") and key.endswith("/weight"))
     found.append(("weights of the reward", weights) if weights else ("failures", ["failures"]))
-    return found
+    found.append(("loss of imitation", ["sft/loss"]))
+    return [(title, keys) for title, keys in found if any(row.get(key) is not None for row in rows for key in keys)]
 
 
 def draw_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> Path:
-    """`panels` against iterations."""
-    drawn = panels(rows, metrics)
+    """`panels` against iterations; with nothing to draw, an empty picture."""
+    drawn = panels(rows, metrics) or [("nothing was logged", [])]
     count = -(-len(drawn) // COLUMNS)
     figure = Figure(figsize=(12, 3 * count), layout="constrained")
     FigureCanvasAgg(figure)

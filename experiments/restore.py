@@ -100,9 +100,10 @@ def restore(settings: Restore) -> int:
             scores = "  ".join(
                 f"{m} {trajectory.quality[m].raw:.2f} -> {score.raw:.2f}" for m, score in trajectory.end_quality.items()
             )
-            console.print(f"{photo.name}: {' > '.join(trajectory.tool_names) or 'left as it is'}   {scores}")
+            tools = " > ".join(trajectory.tool_names) or "left as it is"
+            console.print(f"{photo.name}: {tools}   {scores}", soft_wrap=True)
             for failure in trajectory.failures:
-                console.print(f"  {failure.message}")
+                console.print(f"  {failure.message}", soft_wrap=True)
     if failed < len(photos):
         console.print(f"wrote {out}", soft_wrap=True)
     return 1 if failed else 0

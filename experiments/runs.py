@@ -34,6 +34,7 @@ CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpo
 CHANGES = "settings.jsonl"
 TABLE, ABOUT, TRAJECTORIES, THUMBNAILS, REPORT = "table.json", "about.json", "trajectories", "thumbnails", "report.html"
 PACKAGES = ("tir-env", "ray", "torch", "transformers", "open_clip_torch", "pyiqa", "numpy")
+AGENTS = ("agent", "best", "after-sft")
 KEEP = 2  # checkpoints
 BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 PLACES = ("out", "resume")  # settings that say nothing of what was computed
@@ -267,7 +268,7 @@ class RunFolder:
         Where there are checkpoints and none is whole, that is an error: to begin anew is for the user to decide.
         """
         self.identify()
-        for folder in (self.path, self.path / "agent", self.path / CHECKPOINTS):
+        for folder in (self.path, self.path / CHECKPOINTS, *(self.path / name for name in AGENTS)):
             sweep(folder)
         broken: dict[Path, str] = {}
         for path in reversed(self._checkpoints()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,11 +49,14 @@ def beside_learners(options: dict[str, Any], learners: float, there: float) -> d
     if spare < 0:
         reason = f"asks for {learners:g} GPUs for the learners, and Ray has {there:g}"
         raise Problem("--gpus", reason, "Give less, or fewer --learners.")
-    share = options["gpus"] if options["gpus"] is not None else float(spare >= 1)
+    share, workers = options["gpus"], options["workers"]
+    if share is None:  # a whole one, or as many to a GPU as are wanted
+        share = 1 / max(1, math.ceil((workers or 1) / int(spare))) if spare >= 1 else 0.0
     if not share:
         return options | {"gpus": 0.0}
-    room = int(spare / share + 1e-9)
-    workers = room if options["workers"] is None else options["workers"]
+    whole, rest = divmod(spare, 1)
+    room = int(spare / share + 1e-9) if share >= 1 else int(whole) * int(1 / share + 1e-9) + int(rest / share + 1e-9)
+    workers = room if workers is None else workers
     if not 1 <= workers <= room:
         reason = f"{max(workers, 1)} of {share:g} GPUs each do not fit into the {spare:g} that the learners leave"
         raise Problem(

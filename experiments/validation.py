@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from agents.agent import Agent, observer_for, play
 from experiments.runs import Row, RunFolder
+from tir_env.files import write_aside
 from tir_env.world import World
 
 if TYPE_CHECKING:
     from experiments.run import Run
 
 BEST = "best"  # the agent's folder in that of the run
+RECORD = "validation.json"  # in there
 PREFIX = "validation/"
+
+
+class Record(BaseModel):
+    """Which trial the agent in `best/` did best in."""
+
+    iteration: int
+    metric: str
+    gain: float
+    starts: str  # their digest: other starts are another trial
 
 
 class Validation:
@@ -25,22 +38,35 @@ class Validation:
     def __init__(self, world: World, folder: RunFolder, settings: Run) -> None:
         self.world, self.folder, self.metrics = world, folder, settings.metrics
         self.starts = world.draw_many(settings.seed + 1, range(settings.validations))
+        self.digest = hashlib.sha256(repr(self.starts).encode()).hexdigest()[:16]
 
     def look(self, number: int, agent: Agent, save: Callable[[Path], object]) -> Row:
-        """For the row of iteration `number`, which is not in the log yet: the mean gain of each metric, higher being better."""
+        """For the row of iteration `number`: the mean gain of each metric, higher being better."""
         played = play(self.world, observer_for(agent, self.world), agent, self.starts)
         gains = {metric: np.array([t.gains().get(metric, np.nan) for t in played]) for metric in self.metrics}
         row: Row = {PREFIX + metric: float(np.nanmean(found)) for metric, found in gains.items() if np.isfinite(found).any()}
-        if best([*self.folder.rows(), {"iteration": number, **row}], self.metrics[0]) == number:
-            save(self.folder.path / BEST)
+        metric, best = self.metrics[0], self.folder.path / BEST
+        if PREFIX + metric in row and self._beaten(number, row[PREFIX + metric]):
+            record = Record(iteration=number, metric=metric, gain=row[PREFIX + metric], starts=self.digest)
+            (best / RECORD).unlink(missing_ok=True)  # killed between the two, the agent is nobody's
+            save(best)
+            write_aside(best / RECORD, lambda path: path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8"))
         return row
+
+    def _beaten(self, number: int, gain: float) -> bool:
+        """Whether the one that is kept is worse, or not of this run's past: a killed run may have kept one that will come again."""
+        kept = read_record(self.folder)
+        if kept is None or kept.iteration >= number or (kept.metric, kept.starts) != (self.metrics[0], self.digest):
+            return True
+        return gain > kept.gain
+
+
+def read_record(folder: RunFolder) -> Record | None:
+    try:
+        return Record.model_validate_json((folder.path / BEST / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
 
 
 def due(settings: Run, number: int, last: int) -> bool:
     return bool(settings.validate_every) and (number % settings.validate_every == 0 or number == last)
-
-
-def best(rows: Sequence[Row], metric: str) -> int | None:
-    """The iteration with the highest gain, the first one of equals; None where there is none."""
-    seen = [row for row in rows if row.get(PREFIX + metric) is not None]
-    return int(max(seen, key=lambda row: row[PREFIX + metric])["iteration"]) if seen else None

@@ -170,7 +170,13 @@ class VlmWorkplace(Workplace):
         learners = max(1, settings.learners)
         owner = folder.claim()
         folder.rewind(folder.last_checkpoint()[0])  # what a killed run logged beyond it comes again, and is told then
-        place = {"folder": str(folder.path.resolve()), "owner": owner, "pool": self.pool_options, "threads": threads()}
+        place = {
+            "folder": str(folder.path.resolve()),
+            "owner": owner,
+            "pool": self.pool_options,
+            "threads": threads(),
+            "at": os.getcwd(),
+        }
         worlds: dict[str, Any] = {"world": self.world_settings("train")}
         if stage == "grpo" and settings.validate_every:
             worlds["validation"] = self.world_settings("validation")
@@ -341,6 +347,7 @@ def work(task: dict[str, Any]) -> None:
     """One stage, from wherever the folder stands to its end."""
     import ray.train
 
+    os.chdir(task["at"])  # Ray Train has another place for it, where no relative path leads anywhere
     settings: Run = task["settings"]
     stage: Stage = task["stage"]
     plan: Plan = task["plan"]
@@ -368,9 +375,9 @@ def work(task: dict[str, Any]) -> None:
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             row = named(stage, learner.step(), number, time.perf_counter() - began, options.rollouts)
+            folder.check_owner(task["owner"])
             if tried and due(settings, number - first, last - first):
                 row |= try_out(learner, settings, validation, number)
-            folder.check_owner(task["owner"])
             if rank == 0:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:

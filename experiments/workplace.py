@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
@@ -18,7 +19,7 @@ from rich.console import Console
 from agents.agent import Agent
 from experiments.runs import RunFolder
 from experiments.tool_pool import beside_learners, on_ray
-from experiments.validation import BEST, best
+from experiments.validation import BEST, read_record
 from pool import Pool, Problem, connect, dissolve
 from pool.fleet import check_address
 from tir_env.images.sources import Images, Part, in_both
@@ -74,20 +75,36 @@ class Workplace(ABC):
                 remedy = "Try again on a less busy machine, or start one with `ray start --head` and give --ray-address auto."
                 raise Problem(f"Ray at {address!r}", reason, remedy) from error
             self._ours = True
+        try:
+            self.check_room(resources())
+            self.pool = self._open_pool()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open_pool(self) -> Pool:
         if self.settings.pool == "ray":
-            there = ray.cluster_resources().get("GPU", 0.0)
-            workers = beside_learners(self.workers, self.settings.gpus * max(1, self.settings.learners), there)
+            self._dissolve()  # what a killed run left: it may hold other shares of GPUs than are wanted now
+            learners = self.settings.gpus * max(1, self.settings.learners)
+            workers = beside_learners(self.workers, learners, resources().get("GPU", 0.0))
             self.pool_options = {"kind": "ray", "name": self.name, **workers}
         else:
             self.pool_options = {"kind": "local", "name": self.name}
-        self.pool = connect(**self.pool_options)
-        return self
+        return connect(**self.pool_options)
+
+    def check_room(self, there: dict[str, float]) -> None:  # noqa: B027 (optional)
+        """Raise `Problem` where Ray would wait for ever for what it does not have."""
+
+    def _dissolve(self) -> None:
+        with contextlib.suppress(Problem):  # it has no worker
+            dissolve(self.name)
 
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
             self.pool.close()
-            if self.settings.pool == "ray":
-                dissolve(self.name)
+        if self.settings.pool == "ray" and ray.is_initialized():
+            self._dissolve()
         if self._ours:
             ray.shutdown()
 
@@ -115,12 +132,19 @@ class Workplace(ABC):
 
     def best(self, folder: RunFolder) -> dict[str, Path]:
         """What did best in validation, by its name in the table; nothing where none was asked for."""
-        number = best(folder.rows(), self.settings.metrics[0]) if self.settings.validate_every else None
-        return {} if number is None else {f"best, iteration {number}": folder.path / BEST}
+        record = read_record(folder) if self.settings.validate_every else None
+        return {} if record is None else {f"best, iteration {record.iteration}": folder.path / BEST}
 
     @abstractmethod
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         """Train, or go on. The result by name, then whoever shall be in the table beside it; each is opened when its turn comes."""
+
+
+def resources() -> dict[str, float]:
+    """What Ray has, or its autoscaler may get."""
+    there: dict[str, float] = ray.cluster_resources()
+    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return there | {name: max(there.get(name, 0.0), float(amount)) for name, amount in most.items()}
 
 
 def check_apart(train: Images, test: Images) -> None:

@@ -51,6 +51,8 @@ class _Actor(Worker):
         os.nice(nice)
         context = ray.get_runtime_context()
         path, gpu = board.place(namespace, pool, slot), bool(ray.get_gpu_ids())
+        if not gpu:  # Ray leaves those of the node visible, and every model would go to the first one
+            os.environ |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "")
         super().__init__(str(path), context.get_actor_id() or "", memory, threads, context.get_node_id(), gpu)
         self._arenas: dict[str, Arena] = {}
 
@@ -110,7 +112,7 @@ class Fleet:
     def start(self, slot: int, closed: threading.Event) -> Hand:
         """The worker of this slot: the one that another client has started, or a new one. Blocks; raises `Problem`."""
         until = time.monotonic() + self._options.start_deadline
-        reason = "no answer"
+        reason, actor = "no answer", None
         while time.monotonic() < until and not closed.is_set():
             if not ray.is_initialized():  # any call would start another Ray
                 reason = "Ray has been shut down"
@@ -124,6 +126,9 @@ class Fleet:
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
                 reason = describe(cause)
                 closed.wait(0.2)  # the name of a worker that has just died is not free at once
+        if actor is not None and ray.is_initialized():  # or it would take what it waits for as soon as that is free
+            with contextlib.suppress(RayError, ValueError):
+                ray.kill(actor, no_restart=True)
         remedy = "Look at Ray's logs of that worker."
         if lacking := self._lacking():
             reason, remedy = (

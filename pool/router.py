@@ -359,6 +359,10 @@ class Router(Pool):
         if threading.current_thread() is not self._thread:
             self._thread.join()
             self._medic.join()
+            while not self._inbox.empty():  # a worker that came while the pool was closing is to be dropped, too
+                event = self._inbox.get()
+                if event is not None and not isinstance(event, Done):
+                    event()
         if self._reporter is not None:
             self._reporter.close()
         for hand in self._hands.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from pool.plugins import made
 from rewards.deqa import CHECKPOINT, ChatScorer, Deqa
 from rewards.quality import Metric, MetricError, Scorer
 
@@ -14,6 +15,7 @@ def open_metric(name: str) -> Scorer:
     * any of pyiqa's: psnr, ssim, lpips, maniqa, clipiqa, musiq, piqe, qrealign-mini ...
     * `pocket-deqa`: a small network that ships; DeQA-like scores from 1 to 5
     * `deqa`: DeQA-Score-Mix3; `deqa:FOLDER` or `deqa:NAME` another checkpoint of that kind
+    * `module:Class`: your own, a `Scorer`
     * `chat:NAME` or `chat:FOLDER`: any image chat model of transformers, asked for the same five level words
     """
     kind, colon, rest = name.partition(":")
@@ -27,4 +29,6 @@ def open_metric(name: str) -> Scorer:
         return cast(Scorer, PocketDeqa())
     if kind == "deqa":
         return Deqa(rest or CHECKPOINT)
-    return ChatScorer(rest) if kind == "chat" else Metric(name)
+    if kind == "chat":
+        return ChatScorer(rest)
+    return cast(Scorer, made("metric", name, Scorer, error=MetricError)) if rest else Metric(name)

@@ -7,6 +7,7 @@ a critic (PPO) gets step rewards and GRPO gets group advantages of the returns. 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pool import Problem
+from pool.errors import describe
 from rewards.quality import Quality
 
 STATE_VERSION = 1
@@ -64,7 +66,20 @@ class RewardDesign(ABC):
 
     def observe(self, starts: np.ndarray, ends: np.ndarray) -> None:
         """Take note of a batch: the qualities at the start and at the end of its valid episodes, both [episodes, metrics]."""
-        self.update(self.statistics(starts, ends))
+        self.advance(self.statistics(starts, ends))
+
+    def advance(self, statistics: Mapping[str, float]) -> None:
+        """`update`, and a look at what it made."""
+        before = set(self.state)
+        self.update(statistics)
+        if set(self.state) != before:
+            other = ", ".join(sorted(set(self.state) ^ before))
+            remedy = "Give `state` all its keys in __init__: every copy of the design must know them from the beginning."
+            raise RewardError(f"reward {self.name!r}", f"its update() changed which keys `state` has: {other}", remedy)
+        if wrong := [key for key, value in self.state.items() if not math.isfinite(value)]:
+            raise RewardError(
+                f"reward {self.name!r}", f"its update() made {wrong[0]} {self.state[wrong[0]]}", "It must be finite."
+            )
 
     def statistics(self, starts: np.ndarray, ends: np.ndarray) -> dict[str, float]:
         """Of a share of a batch, what `update` needs: sums, so that those of several shares add up to those of the whole."""
@@ -97,6 +112,24 @@ class RewardDesign(ABC):
         """float64 [episodes, metrics], oriented. NaN where a metric is not known: such an episode is not a valid one."""
         rows = [[quality[m].value if m in quality else np.nan for m in self.metrics] for quality in qualities]
         return np.array(rows, np.float64).reshape(len(qualities), len(self.metrics))
+
+
+def paid(design: RewardDesign, before: Quality, after: Quality) -> float:
+    """`step`, which is often a user's own, if it gives what a learner can bear."""
+    try:
+        reward = float(design.step(before, after))
+    except (KeyError, TypeError, ValueError) as error:
+        remedy = "Name every metric that it reads in `metrics`, and return a number."
+        raise RewardError(f"reward {design.name!r}", f"its step() failed: {describe(error)}", remedy) from error
+    if not math.isfinite(reward):
+        reason = f"its step() gave {reward} for {_told(before)} before and {_told(after)} after"
+        remedy = "Return a finite number; learners that judge again, as the state moves on, know `value` and not `raw`."
+        raise RewardError(f"reward {design.name!r}", reason, remedy)
+    return reward
+
+
+def _told(quality: Quality) -> str:
+    return ", ".join(f"{metric} {score.value:.4g}" for metric, score in quality.items())
 
 
 def group_advantages(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

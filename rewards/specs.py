@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 
+from pool.plugins import made
 from rewards.design import RewardDesign, RewardError
 from rewards.fixed import Final, Gain, Sum
 from rewards.mar import Mar
@@ -27,7 +27,7 @@ def make_reward(spec: str | RewardDesign) -> RewardDesign:
     `eps=` and `beta=`. `sum` alone has the weights psnr=1, ssim=10, pocket-deqa=3.
     """
     if isinstance(spec, RewardDesign):
-        return spec
+        return _whole(spec)
     kind, _, rest = str(spec).partition(":")
     if kind == "mar":
         return _mar(spec, rest)
@@ -41,7 +41,20 @@ def make_reward(spec: str | RewardDesign) -> RewardDesign:
         return Final(rest)
     if kind == "sum":
         return Sum(_weights(spec, rest))
-    return _imported(spec, kind, rest)
+    return _whole(made("reward", spec, RewardDesign, error=RewardError))
+
+
+def _whole(design: RewardDesign) -> RewardDesign:
+    """With what a class of a user's own may have forgotten."""
+    kind = type(design).__name__
+    if not isinstance(getattr(design, "name", None), str):
+        raise RewardError(f"reward {kind}", "has no name", f'Write name = "{kind.lower()}" in the class.')
+    metrics = getattr(design, "metrics", None)
+    if isinstance(metrics, str) or not metrics:
+        raise RewardError(
+            f"reward {kind}", f"has the metrics {metrics!r}", 'Write metrics = ("psnr",): a comma makes it a tuple.'
+        )
+    return design
 
 
 def _mar(spec: str, text: str) -> Mar:
@@ -80,16 +93,3 @@ def _weights(spec: str, text: str) -> dict[str, float]:
             raise RewardError(f"reward {spec!r}", f"{part!r} is not finite, or names no metric or one twice", "Correct it.")
         weights[name] = value
     return weights
-
-
-def _imported(spec: str, module: str, name: str) -> RewardDesign:
-    """Settings may come with a run of somebody else's: nothing is called that is no design."""
-    try:
-        kind = getattr(importlib.import_module(module), name)
-        made = kind() if isinstance(kind, type) and issubclass(kind, RewardDesign) else None
-    except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
-        reason = f"cannot be imported and made: {type(error).__name__}: {error}"
-        raise RewardError(f"reward {spec!r}", reason, f"Is it on PYTHONPATH? Forms: {FORMS}.") from error
-    if made is None:
-        raise RewardError(f"reward {spec!r}", "is not a RewardDesign", "Derive your class from rewards.RewardDesign.")
-    return made

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import ray
@@ -19,6 +20,10 @@ from tir_env.tools import Tool, Toolbox
 from tir_env.world import World
 
 ROOT = Path(__file__).parent.parent
+
+
+hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no fault of an example's
+hypothesis.settings.load_profile("ours")
 
 
 def pytest_configure() -> None:

@@ -65,8 +65,9 @@ def draw_tiles(tiles: Sequence[tuple[Image, str, str, bool]], columns: int | Non
         axis.set_title(title, fontsize=9, color=RED if marked else "black", parse_math=False)
         size = f"{image.shape[1]}×{image.shape[0]}"
         axis.text(
-            0.5, -0.03, f"{below}\n{size}" if below else size, fontsize=7, ha="center", va="top", transform=axis.transAxes
-        )
+            0.5, -0.03, f"{below}\n{size}" if below else size, fontsize=7, ha="center", va="top", transform=axis.transAxes,
+            parse_math=False,
+        )  # fmt: skip
         if marked:
             axis.set_axis_on()
             axis.set_xticks([])

@@ -42,7 +42,8 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
     value of each metric, higher is better), and `trajectory`, the live record with every image at its true size
     (`info_trajectory=False` leaves it out, where infos travel between processes).
 
-    **Failures** are facts: a tool that raises, hangs or returns nonsense leaves the image as it is. An action that the mask forbids
+    **Failures** are facts: a tool that raises or returns nonsense leaves the image as it is, and with `pool="ray"` one that hangs or
+    ends its process, too; with the default pool nothing in this process could end it. An action that the mask forbids
     counts as a failure of kind "refused". A metric that fails leaves the image unscored; the next scored step makes up for the
     reward. Only what makes the whole task impossible raises: a start that cannot be scored, at `reset`.
 
@@ -100,6 +101,12 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
             self.on_episode(trajectory)
         info = facts(trajectory, live=self.info_trajectory)
         return self.observer.observe(trajectory), reward, trajectory.ended, False, info
+
+    def action_masks(self) -> np.ndarray:
+        """bool [tools + 1], what `observation["mask"]` says: sb3-contrib's MaskablePPO asks for it by this name."""
+        if self.trajectory is None:
+            raise Problem("action_masks", "the episode was never begun", "Call reset() first.")
+        return self.world.mask(self.trajectory).astype(bool)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The trajectory so far as one picture."""

@@ -28,7 +28,10 @@ class Observer:
         self.world, self.canvas, self.encoder = world, int(canvas), world.encoder_for(encoder)
         tools = len(world.toolbox)
         if self.encoder is not None:
-            dim = int(getattr(self.encoder, "dim"))  # noqa: B009
+            dim = getattr(self.encoder, "dim", None)
+            if not isinstance(dim, int):
+                reason = "has no whole number `dim`, the length of what it gives for an image"
+                raise Problem(f"encoder {self.encoder.name!r}", reason, "Give it one.")
             seen = {"features": spaces.Box(-np.inf, np.inf, (dim,), np.float32)}
         else:
             seen = {"image": spaces.Box(0, 255, (canvas, canvas, 3), np.uint8)}

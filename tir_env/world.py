@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pool import Call, Model, Outcome, Pool, connect
-from rewards import Quality, RewardDesign, Score, Scorer, make_reward, open_metric
+from rewards import Quality, RewardDesign, Score, Scorer, make_reward, open_metric, paid
 from tir_env.degradations import Case, CroppedDepth, DepthSource, Suite, Synthetic, degrade, open_depth, open_suite
 from tir_env.degradations import replay as degrade_again
 from tir_env.images.operations import Image, check_image, crop_at, digest, resize_like
@@ -56,6 +56,8 @@ class World(Starting):
             raise WorldError("starts", f"must be a whole number from 0, not {starts}", "Correct it.")
         self.horizon, self.crop, self.starts = horizon, crop, int(starts)
         self.depth = open_depth(depth)
+        if isinstance(metrics, str):
+            raise WorldError("metrics", f"must be several names, not the text {metrics!r}", f"Write [{metrics!r}].")
         self.metrics = {name: open_metric(name) for name in dict.fromkeys((*self.reward.metrics, *metrics))}
         self._check_references()
         self.owns_pool = not isinstance(pool, Pool)
@@ -201,7 +203,7 @@ class World(Starting):
             return 0.0, True
         if not self._knows(last.quality):
             return 0.0, False
-        return float(self.reward.step(before, last.quality)), own
+        return paid(self.reward, before, last.quality), own
 
     def _last_known(self, trajectory: Trajectory) -> tuple[Quality, bool]:
         """The latest quality known before the last step, and whether the image changed since."""
@@ -263,7 +265,13 @@ class World(Starting):
         """float32 [trajectories, dim] of the current images."""
         outcomes = self.pool.run([Call(encoder.name, t.image) for t in trajectories])
         # Without features no policy can act: an encoder that fails ends the run, unlike a tool that fails.
-        return np.stack([outcome.unwrap() for outcome in outcomes]).astype(np.float32)
+        found = [outcome.unwrap() for outcome in outcomes]
+        for each in found:
+            if not isinstance(each, np.ndarray) or each.shape != (encoder.dim,):  # type: ignore[attr-defined]
+                what = f"an array {list(each.shape)}" if isinstance(each, np.ndarray) else type(each).__name__
+                reason = f"gave {what}, and its `dim` is {encoder.dim}"  # type: ignore[attr-defined]
+                raise WorldError(f"encoder {encoder.name!r}", reason, "Return a float32 array [dim] for each image.")
+        return np.stack(found).astype(np.float32)
 
     def peek(self, trajectories: Sequence[Trajectory], metric: str) -> np.ndarray:
         """A metric of what every tool would make of the current image, and in the last column of the image as it is.

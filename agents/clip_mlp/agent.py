@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from agents.levels import POCKET as POCKET_LEVELS
 from agents.levels import Levels
 from agents.statistics import Statistics
 from pool import Model, Problem
+from pool.plugins import made
 from tir_env.files import write_aside
 from tir_env.tools import Toolbox
 from tir_env.trajectory import STOP, Trajectory
@@ -53,17 +53,11 @@ class EncoderSpec:
             from agents.encoder import Encoder  # it knows open_clip, which takes a second to import
 
             return Encoder(self.model, self.pretrained)
-        try:
-            found = getattr(importlib.import_module(kind), rest)
-            # An agent's folder may be somebody else's: nothing is called that is no model.
-            made = found() if isinstance(found, type) and issubclass(found, Model) else None
-        except Exception as error:  # importing a module and making an object run a user's code, which may raise anything
-            reason = f"cannot be imported and made: {type(error).__name__}: {error}"
-            raise AgentError(f"encoder {self.model!r}", reason, "Is it on PYTHONPATH?") from error
-        if not isinstance(made, Model) or not isinstance(getattr(made, "dim", None), int):
+        encoder: Model = made("encoder", self.model, Model, error=AgentError)
+        if not isinstance(getattr(encoder, "dim", None), int):
             reason = "is not a pool.Model with a whole number `dim`"
             raise AgentError(f"encoder {self.model!r}", reason, "See agents/encoder.py for one.")
-        return made
+        return encoder
 
 
 class ClipMlpAgent:

@@ -233,7 +233,8 @@ def configure(
         batch_mode="truncate_episodes",
         sample_timeout_s=3600.0,
     )
-    config.learners(num_learners=place.learners, num_gpus_per_learner=place.gpus)
+    learners = max(1, place.learners) if place.gpus else place.learners  # one of its own, so that Ray knows whose GPU that is
+    config.learners(num_learners=learners, num_gpus_per_learner=place.gpus)
     config.training(
         lr=[[k * steps, values.lr_at(k / max(1, iterations))] for k in (0, max(1, iterations))],
         gamma=values.gamma,
@@ -245,7 +246,7 @@ def configure(
         entropy_coeff=[[k * steps, values.entropy_at(k)] for k in range(iterations + 1)],  # type: ignore[arg-type]
         use_kl_loss=False,
         grad_clip=values.grad_clip,
-        train_batch_size_per_learner=steps // max(1, place.learners),
+        train_batch_size_per_learner=steps // max(1, learners),
         num_epochs=values.epochs,
         minibatch_size=values.minibatch,
         learner_class=algorithm.learner,

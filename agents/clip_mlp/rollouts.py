@@ -21,7 +21,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from pool import connect
-from rewards import Quality, RewardDesign, Score
+from rewards import Quality, RewardDesign, Score, paid
 from tir_env.trajectory import STOP
 from tir_env.tree import RestorationTreeVector
 from tir_env.vector import RestorationVectorEnv
@@ -131,9 +131,9 @@ class Rollout:
         for step, (before, after) in enumerate(pairwise(self.infos)):
             last = step == len(self) - 1
             if not design.every_step:
-                rewards[step] = design.step(known(self.infos[0]), known(after)) if last and after["valid"] else 0.0
+                rewards[step] = paid(design, known(self.infos[0]), known(after)) if last and after["valid"] else 0.0
             elif after["valid"] and after["tool"] != STOP:
-                rewards[step] = design.step(known(before), known(after))
+                rewards[step] = paid(design, known(before), known(after))
         self.episode.rewards = InfiniteLookbackBuffer(rewards, lookback=0)
 
     def pieces(self) -> list[SingleAgentEpisode]:
@@ -156,7 +156,7 @@ class Rollout:
 
 
 def known(info: dict[str, Any]) -> Quality:
-    """Infos carry oriented values only. A design that reads the raw ones is given NaN, and shows it."""
+    """Infos carry oriented values only. A design that reads the raw ones is given NaN, which `paid` refuses."""
     return {metric: Score(float(value), float("nan")) for metric, value in info["quality"].items()}
 
 

@@ -100,7 +100,7 @@ class Grpo(Learner):
     def observe(self, valid: Sequence[Episode]) -> None:
         """The reward design takes note of the whole batch; all learners end up with the same state."""
         starts, ends = (self.design.values([q(e) for e in valid]) for q in (quality_before, quality_after))
-        self.design.update(self.team.sum(self.design.statistics(starts, ends)))
+        self.design.advance(self.team.sum(self.design.statistics(starts, ends)))
 
     def counts(self, groups: Sequence[Sequence[Episode]]) -> list[bool]:
         """Of all episodes in turn, whether they teach anything."""

@@ -17,7 +17,6 @@ WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 FEW = 12  # points that are drawn as they are
 MORE = [  # what the picture in figures/ has no room for
-    ("loss of imitation", ["sft/loss"]),
     ("tokens right, imitation", ["sft/right"]),
     ("calls that were wrong", ["malformed", "unknown", "repeated", "refused"]),
     ("value explained", ["explained_variance"]),
@@ -63,13 +62,13 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
 
 def _series(run: Run, keys: Sequence[str], place: int | None) -> list[Series]:
     """Counted from the first row that knows one of them, so that stages that follow others begin at 1. One run: a colour for each
-    key; several: a colour for each run, a dash for each key."""
+    key; several: a colour for each run, a dash for each key, and another one from the seventh run on."""
     rows = [row for row in run.rows if any(key in row for key in keys)]
     found = []
     for number, key in enumerate(keys):
         known = [(x, row[key]) for x, row in enumerate(rows, start=1) if row.get(key) is not None and np.isfinite(row[key])]
         if known:
-            colour, dash = (number, 0) if place is None else (place, number)
+            colour, dash = (number, 0) if place is None else (place, number + place // 6)  # of many runs some share a colour
             name = "" if place is None else run.name
             found.append(Series(name, short(key), colour % 6, dash % 4, [x for x, _ in known], [float(y) for _, y in known]))
     return found

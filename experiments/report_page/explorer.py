@@ -66,8 +66,8 @@ def _failure(failure: Failure | None) -> str:
 def _probabilities(noted: Any, t: Trajectory) -> list[tuple[str, float]]:
     """Notes are a policy's own: what has another form is not shown."""
     if isinstance(noted, Mapping):
-        return [(str(name), float(p)) for name, p in noted.items() if isinstance(p, int | float)]
-    if isinstance(noted, list) and len(noted) == len(t.tools) + 1 and all(isinstance(p, int | float) for p in noted):
+        return [(str(name), float(p)) for name, p in noted.items() if _is_number(p)]
+    if isinstance(noted, list) and len(noted) == len(t.tools) + 1 and all(map(_is_number, noted)):
         return sorted(zip((*t.tools, "stop"), noted, strict=True), key=lambda pair: -pair[1])[:5]
     return []
 
@@ -83,7 +83,12 @@ def _said(noted: Any) -> list[str]:
 
 
 def _number(noted: Any) -> float | None:
-    return noted if isinstance(noted, int | float) else None
+    return noted if _is_number(noted) else None
+
+
+def _is_number(noted: Any) -> bool:
+    """NaN, which a file of notes may hold, is none."""
+    return isinstance(noted, int | float) and math.isfinite(noted)
 
 
 def _params(params: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ def page(runs: Sequence[Run], megabytes: float, remake: bool = False) -> str:
         "charts": charts(runs),
         "rivals": rivals(runs),
         "cases": cases(runs),
-        "usage": [usage_of(run) for run in runs if run.trajectories],
+        "usage": [usage_of(run, place) for place, run in enumerate(runs) if run.trajectories],
         "count": len(data["trajectories"]),
     }
     parts = {
@@ -94,6 +94,7 @@ class Told:
 @dataclass(frozen=True)
 class Usage:
     run: Run
+    place: int  # among the runs: its colour
     tools: HeatMap
     streams: Markup
     order: HeatMap
@@ -130,8 +131,8 @@ def cases(runs: Sequence[Run]) -> list[tuple[Run, str, Mapping[str, Any], Mappin
     return found
 
 
-def usage_of(run: Run) -> Usage:
-    return Usage(run, tool_usage(run.trajectories), streams(run.trajectories), order(run.trajectories))
+def usage_of(run: Run, place: int) -> Usage:
+    return Usage(run, place, tool_usage(run.trajectories), streams(run.trajectories), order(run.trajectories))
 
 
 def times(run: Run) -> list[tuple[str, float, float]]:

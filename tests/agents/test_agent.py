@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from agents.agent import play
+from agents.agent import observer_for, play
+from agents.opening import open_agent
 from agents.training_free.bounds import FixedAgent, GreedyOracle, RandomAgent
 from pool import Problem
 from tests.conftest import BRIGHTER, DARKER, LARGER
@@ -47,3 +50,38 @@ def test_the_greedy_oracle_takes_what_is_best_and_stops_where_nothing_is(world: 
     assert [note["tool_calls"] for note in oracle.notes()] == [len(world.toolbox)] * 3, "what it tried, failures among it"
     with pytest.raises(Problem, match="needs no reference"):
         GreedyOracle(world, "piqe")
+
+
+class Answers:
+    """Says what it was given to say; it has no name and no encoder, as a beginner's."""
+
+    answer: Any = None
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def act(self, observations: object, trajectories: list[Any]) -> Any:
+        return self.answer if self.answer is not None else [self.world.stop] * len(trajectories)
+
+
+@pytest.mark.parametrize("answer", [np.array([-1]), np.array([1.9]), np.array([9]), [0, 0], 0, "stop", np.array([True])])
+def test_an_answer_that_is_no_action_is_refused(world: World, answer: object) -> None:
+    agent = Answers(world)
+    agent.answer = answer
+    starts = [world.draw(0, 0)]
+    with pytest.raises(Problem, match="agent 'Answers': must answer with 1 whole numbers from 0 to 5"):
+        play(world, observer_for(agent, world), agent, starts)
+
+
+def test_an_agent_of_ones_own_is_named_by_its_class(world: World) -> None:
+    agent = open_agent("tests.agents.test_agent:Answers", world)
+    [trajectory] = play(world, observer_for(agent, world), agent, [world.draw(0, 0)])
+    assert trajectory.actions == [world.stop], "a list will do"
+    for spec, words in (
+        ("tests.agents.test_agent:World", r"is no such class. Name a class with act\(\) or finish\(\)"),
+        ("tests.agents.test_agent:Nobody", "cannot be imported and made: AttributeError"),
+        ("no_such_module:Agent", "Is it on PYTHONPATH"),
+        ("os:system", "is no such class"),
+    ):
+        with pytest.raises(Problem, match=words):
+            open_agent(spec, world)

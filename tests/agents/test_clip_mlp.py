@@ -143,8 +143,9 @@ def test_unknown_agents_are_named(world: World, spec: str, reason: str) -> None:
     ("spec", "reason"),
     [
         ("json:Nothing", "AttributeError"),
-        ("json:JSONDecoder", "whole number `dim`"),
-        ("builtins:breakpoint", "whole number `dim`"),
+        ("json:JSONDecoder", "Derive your class from pool.model.Model"),
+        ("builtins:breakpoint", "Derive your class from pool.model.Model"),
+        ("tests.pool.models:Batch", "whole number `dim`"),
     ],
 )
 def test_encoders_that_are_none_are_named(spec: str, reason: str) -> None:

@@ -163,7 +163,7 @@ def test_names_that_look_like_markup_are_printed_as_they_are(agent: Path, tmp_pa
     given = ("--agent", "none", "--toolbox", agent / "small.yaml", "--suite", tmp_path / "[old]" / "case.yaml", "--episodes", 1)
     done = within("evaluate.py", *given, "--json", tmp_path / "[old]" / "e.json")
     assert done.returncode == 0, done.stderr
-    assert f"wrote {tmp_path}/[old]/e.json" in done.stdout.replace("\n", "")
+    assert f"wrote {tmp_path}/[old]/e.json" in done.stdout
     assert "[/i]" in done.stdout
 
 

@@ -70,17 +70,23 @@ def photos(folder: Path) -> tuple[object, ...]:
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=600)
+    try:
+        out, err = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert process.returncode == code, f"{out}\n{err}"
     return out + err
 
 
 def wait_for_rows(folder: Path, process: subprocess.Popen[str], count: int) -> None:
-    while process.poll() is None:
+    last = time.monotonic() + 600
+    while process.poll() is None and time.monotonic() < last:
         if (folder / "config.json").exists() and len(RunFolder(folder).rows()) >= count:
             return
         time.sleep(0.01)
-    raise AssertionError(f"it ended too early: {process.communicate()}")
+    process.kill()
+    raise AssertionError(f"it ended too early, or took too long: {process.communicate()}")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +116,7 @@ def test_a_run_is_one_folder(whole: tuple[Path, str]) -> None:
     rows, table = found["log"], found["table"]
     assert [row["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
     assert {"reward", "entropy", "policy_loss", "value_loss", "gain/psnr", "reward_design/psnr/weight"} <= set(rows[0])
+    assert [row["entropy_coefficient"] for row in rows] == pytest.approx([0.02 * 0.99**k for k in range(ITERATIONS)])
     tried = {row["iteration"]: row["validation/psnr"] for row in rows if "validation/psnr" in row}
     assert list(tried) == [2, 4, 6]
     best = f"best, iteration {max(tried, key=lambda number: tried[number])}"

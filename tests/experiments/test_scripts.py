@@ -77,25 +77,26 @@ def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "thing"),
     [
-        ("run.py", "--episodes", 0),
-        ("run.py", "--seed", -1),
-        ("run.py", "--out", "/proc/none"),
-        ("run.py", "--reward", "json:loads"),
-        ("show.py", "extremes", "--seed", -1),
-        ("show.py", "cases", "--out", "e.xyz"),
-        ("show.py", "tools", "--image", "/none.png"),
-        ("bench_tools.py", "--images", "/none"),
-        ("bench_report.py", "--trajectories", 0),
-        ("report.py", "/none"),
-        ("report.py",),
+        (("run.py", "--episodes", 0), "--episodes"),
+        (("run.py", "--seed", -1), "--seed"),
+        (("run.py", "--out", "/proc/none"), "/proc/none"),
+        (("run.py", "--reward", "json:loads"), "reward 'json:loads'"),
+        (("show.py", "extremes", "--seed", -1), "--seed"),
+        (("show.py", "cases", "--out", "e.xyz"), "e.xyz"),
+        (("show.py", "tools", "--image", "/none.png"), "/none.png"),
+        (("bench_tools.py", "--images", "/none"), "/none"),
+        (("bench_report.py", "--trajectories", 0), "--trajectories"),
+        (("report.py", "/none"), "/none"),
+        (("report.py",), "report.py: was given no run"),
     ],
 )
-def test_more_mistakes(command: tuple[object, ...]) -> None:
+def test_more_mistakes(command: tuple[object, ...], thing: str) -> None:
     done = within(*command)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
+    assert thing in done.stderr
     assert "Traceback" not in done.stderr
 
 

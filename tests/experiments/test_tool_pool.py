@@ -52,6 +52,9 @@ def test_memory_is_said_in_gib() -> None:
         (None, None, 6, 8, (2, 1.0)),
         (None, 0.25, 6, 8, (8, 0.25)),
         (6, 0.25, 6, 8, (6, 0.25)),
+        (32, None, 6, 8, (32, 1 / 16)),  # those that are wanted share what is left
+        (4, None, 0, 1, (4, 0.25)),
+        (None, 0.6, 1, 3, (2, 0.6)),  # none lies on two GPUs
         (3, 0.0, 1, 1, (3, 0.0)),
         (None, 0.3, 0, 0.9, (3, 0.3)),
     ],
@@ -67,7 +70,8 @@ def test_workers_leave_the_learners_their_gpus(
     ("workers", "share", "learners", "there", "message"),
     [
         (None, None, 2, 1, "--gpus: asks for 2 GPUs for the learners, and Ray has 1"),
-        (32, None, 6, 8, "the pool's workers: 32 of 1 GPUs each do not fit into the 2 that the learners leave"),
+        (32, 1.0, 6, 8, "the pool's workers: 32 of 1 GPUs each do not fit into the 2 that the learners leave"),
+        (3, 0.6, 1, 3, "the pool's workers: 3 of 0.6 GPUs each do not fit into the 2"),
         (None, 0.5, 1, 1, "the pool's workers: 1 of 0.5 GPUs each do not fit into the 0"),
     ],
 )

@@ -30,6 +30,8 @@ def test_the_project_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     if project:
         monkeypatch.setenv("WANDB_PROJECT", project)
-    with trackers(RunFolder.create(tmp_path / "run", Run()), "offline", 0):
+    folder = RunFolder.create(tmp_path / "run", Run())
+    with trackers(folder, "offline", 0):
         pass
     assert (told["project"], told["name"]) == (project or "tir-env", "run")
+    assert (told["id"], told["resume"]) == (folder.identity, "allow"), "one run there for one here"

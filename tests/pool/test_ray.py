@@ -115,11 +115,21 @@ def test_results_that_cannot_be_read_fail_alone(workers: Router, size: int) -> N
     assert workers.stats().lost == lost
 
 
+def ready(client: Router, within: float = 60.0) -> None:
+    """Until all workers are there, those that take a lost one's place among them."""
+    last = time.monotonic() + within
+    while any(worker.state != "ready" or not worker.pid for worker in client.stats().workers):
+        assert time.monotonic() < last, client.stats().workers
+        time.sleep(0.05)
+
+
 def test_a_worker_stopped_by_a_signal_is_replaced(workers: Router, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pool.medic.GRACE", 0.5)
     monkeypatch.setattr("pool.medic.SILENCE", 1.0)
     monkeypatch.setattr("pool.router.GRACE", 0.5)
+    ready(workers)
     pid = workers.stats().workers[0].pid
+    assert pid > 0, "0 would be this test's own processes"
     futures = [workers.submit(Call("troubled", ("sleep", 0.2, index))) for index in range(10)]
     os.kill(pid, signal.SIGSTOP)
     assert all(future.result().ok for future in futures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -160,8 +161,9 @@ def test_a_caller_with_too_many_unfinished_calls_waits_and_others_do_not(tmp_pat
         many.start()
         gate.waiting.acquire()
         other = [pool.submit(Call("add1", 100 + index), caller="other") for index in range(3)]
+        last = time.monotonic() + 60
         while pool.stats().queued + pool.stats().in_flight < 6:
-            pass
+            assert time.monotonic() < last, pool.stats()
         assert many.is_alive()
         gate.open.set()
         many.join()

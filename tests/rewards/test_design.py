@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import RewardError, Score, make_reward
+from rewards import MetricError, Quality, RewardDesign, RewardError, Score, Scorer, make_reward, open_metric, paid
+from tir_env.world import World
 
 BEFORE = {"psnr": Score(20.0, 20.0), "lpips": Score(-0.5, 0.5)}
 AFTER = {"psnr": Score(23.0, 23.0), "lpips": Score(-0.4, 0.4)}
@@ -59,7 +63,7 @@ def test_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert halved.step(BEFORE, AFTER) == pytest.approx(1.5)
     halved.for_groups()
     assert halved.every_step, "nobody said that its steps add up to the whole"
-    with pytest.raises(RewardError, match=r"Derive your class from rewards\.RewardDesign"):
+    with pytest.raises(RewardError, match=r"Derive your class from rewards\.design\.RewardDesign"):
         make_reward("my_reward:Other")
     with pytest.raises(RewardError, match="cannot be imported"):
         make_reward("my_reward:Nothing")
@@ -74,3 +78,85 @@ def test_what_cannot_be_understood_is_named_with_the_forms(spec: str) -> None:
         make_reward(spec)
     assert repr(spec) in caught.value.thing
     assert caught.value.remedy
+
+
+class Own(RewardDesign):
+    name, metrics = "own", ("psnr",)
+
+    def __init__(self, gives: Any) -> None:
+        self.gives = gives
+
+    def step(self, before: Quality, after: Quality) -> Any:
+        return self.gives(before, after)
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (lambda before, after: float("nan"), "gave nan for psnr 20, lpips -0.5 before and psnr 23"),
+        (lambda before, after: float("inf"), "gave inf"),
+        (lambda before, after: after["psnr"].raw * float("nan"), "know `value` and not `raw`"),
+        (lambda before, after: None, r"its step\(\) failed: TypeError"),
+        (lambda before, after: after["ssim"].value, "KeyError.*Name every metric that it reads"),
+    ],
+)
+def test_a_reward_that_no_learner_can_bear_is_an_error(gives: Any, words: str) -> None:
+    with pytest.raises(RewardError, match=words):
+        paid(Own(gives), BEFORE, AFTER)
+    assert paid(Own(lambda before, after: np.float32(2)), BEFORE, AFTER) == 2.0
+
+
+def test_the_environment_pays_no_nan(world: World) -> None:
+    world.reward = Own(lambda before, after: float("nan"))
+    [trajectory] = world.begin([world.draw(0, 0)])
+    with pytest.raises(RewardError, match="'own': its step"):
+        world.step([trajectory], [0])
+
+
+def test_a_state_has_all_its_keys_from_the_beginning() -> None:
+    class Late(Own):
+        def update(self, statistics: Mapping[str, float]) -> None:
+            self.state = {"scale": 1.0}
+
+    class Lost(Own):
+        state = {"scale": 1.0}  # noqa: RUF012
+
+        def update(self, statistics: Mapping[str, float]) -> None:
+            self.state = {"scale": float("nan")}
+
+    ends = np.ones((2, 1))
+    with pytest.raises(RewardError, match=r"update\(\) changed which keys `state` has: scale. Give `state` all its keys"):
+        Late(None).observe(ends, ends)
+    with pytest.raises(RewardError, match=r"update\(\) made scale nan"):
+        Lost(None).observe(ends, ends)
+
+
+def test_what_a_class_forgets_is_said(tmp_path: Path) -> None:
+    class Nameless(Own):
+        name = None  # type: ignore[assignment]
+
+    class Letters(Own):
+        metrics = "psnr"  # type: ignore[assignment]
+
+    with pytest.raises(RewardError, match="Nameless: has no name"):
+        make_reward(Nameless(None))
+    with pytest.raises(RewardError, match="a comma makes it a tuple"):
+        make_reward(Letters(None))
+
+
+class Brightness(Scorer):
+    name = "quality/brightness"
+
+    def run(self, items: Any) -> list[Score]:
+        return [Score(float(image.mean()), float(image.mean())) for image, _ in items]
+
+
+def test_a_metric_of_ones_own_is_named_by_its_class() -> None:
+    spec = "tests.rewards.test_design:Brightness"
+    world = World(suite="dark", crop=32, toolbox="classical", reward=f"gain:{spec}", metrics=[spec, "psnr"])
+    [trajectory] = world.begin([world.draw(0, 0)])
+    [reward] = world.step([trajectory], [world.toolbox.index("brighten/gamma")])
+    assert reward > 5
+    for spec, words in (("json:JSONDecoder", "Derive your class from rewards.quality.Scorer"), ("x:Y", "Is it on PYTHONPATH")):
+        with pytest.raises(MetricError, match=words):
+            open_metric(spec)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from pool import Problem
-from tests.conftest import fake_toolbox
-from tir_env.degradations import Suite
+from pool import Model, Problem
+from tests.conftest import FakeEngine, fake_toolbox
+from tir_env.degradations import Case, Suite
+from tir_env.env import RestorationEnv
 from tir_env.images import write_image
 from tir_env.images.operations import Image
-from tir_env.images.sources import PARTS, folder
-from tir_env.tools import Toolbox
+from tir_env.images.sources import PARTS, Photo, folder
+from tir_env.observations import Observer
+from tir_env.tools import Tool, Toolbox
 from tir_env.trajectory import STOP, Trajectory
 from tir_env.vector import RestorationVectorEnv
 from tir_env.world import World
@@ -91,3 +95,53 @@ def test_a_bad_file_whose_name_is_no_utf8_is_named(tmp_path: Path) -> None:
         folder(tmp_path)
     assert r"caf\udce9.png" in str(error.value)
     str(error.value).encode("utf-8")
+
+
+class Gives(Model):
+    name, dim = "gives", 4
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+
+    def run(self, items: Any) -> list[Any]:
+        return [self.what for _ in items]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (np.zeros((1, 4)), r"gave an array \[1, 4\], and its `dim` is 4"),
+        (np.zeros(7), r"gave an array \[7\]"),
+        (torch.zeros(4), "gave Tensor"),
+    ],
+)
+def test_what_an_encoder_gives_is_checked(world: World, what: Any, words: str) -> None:
+    observer = Observer(world, encoder=Gives(what))
+    with pytest.raises(Problem, match=words):
+        observer.observe_batch(world.begin([world.draw(0, 0)]))
+
+
+def test_what_a_python_user_may_get_wrong_is_said(world: World) -> None:
+    class Dimless(Gives):
+        name = "dimless"
+        dim = None  # type: ignore[assignment]
+
+    with pytest.raises(Problem, match="has no whole number `dim`"):
+        Observer(world, encoder=Dimless(None))
+    with pytest.raises(Problem, match="must be several names, not the text 'ssim'"):
+        World(metrics="ssim", toolbox="classical")
+    with pytest.raises(Problem, match="has two cases called 'noise'"):
+        Suite("sweep", (Case.parse("noise"), Case.parse("noise")))
+    with pytest.raises(Problem, match=r"has the task 'sharpen', which is not known\. Use one of denoise"):
+        Tool("sharpen", "mine", FakeEngine("brighter"))
+    with pytest.raises(ValueError, match="uint8"):
+        _ = Photo("float", lambda: np.zeros((16, 16, 3), np.float32)).image
+
+
+def test_masks_by_the_name_that_others_ask_for(world: World) -> None:
+    env = RestorationEnv(world=world)
+    with pytest.raises(Problem, match=r"Call reset\(\) first"):
+        env.action_masks()
+    observation, _ = env.reset(seed=0)
+    assert env.action_masks().dtype == bool
+    assert (env.action_masks() == observation["mask"]).all()

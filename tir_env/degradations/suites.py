@@ -97,6 +97,9 @@ class Suite(Sequence[Case]):
     def __post_init__(self) -> None:
         if not self.cases:
             raise SuiteError(f"suite {self.name!r}", "has no cases", "Give it at least one.")
+        names = [case.name for case in self.cases]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise SuiteError(f"suite {self.name!r}", f"has two cases called {twice!r}", "Give each a name of its own.")
 
     def __getitem__(self, index: Any) -> Any:
         return self.cases[index]

@@ -22,7 +22,7 @@ from cachetools import LRUCache, cached
 
 from pool.errors import readable
 from tir_env.images.generate import dead_leaves
-from tir_env.images.operations import Image, digest
+from tir_env.images.operations import Image, check_image, digest
 from tir_env.images.reading import MAX_PIXELS, MIN_SIDE, SUFFIXES, ImageError, read_image
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ MOST_GENERATED = 1_000_000  # each has a name in memory
 @cached(LRUCache(MEMORY, getsizeof=lambda image: image.nbytes), lock=Lock())
 def _read(read: Callable[[], Image]) -> Image:
     image = read()
+    check_image(image)
     image.setflags(write=False)
     return image
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -99,6 +100,10 @@ def _try(tool: Tool, image: Image) -> tuple[str, str]:
         result = tool(image)
         spent = time.perf_counter() - began
         tool.check(image, result)
+        if tool.traits.deterministic and not np.array_equal(result, tool(image)):
+            return "failed", "the same image gave another result the second time; say `deterministic: false` if it must"
+        if result.max() <= 1 < image.max():
+            return "failed", "the result is black: does it return floats from 0 to 1? They must be from 0 to 255"
     except Exception as error:  # a user's own tool may raise anything; it is reported, and the others are still checked
         return "failed", str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
     return "ok", f"{spent * 1e3:.0f} ms, {result.shape[1]}x{result.shape[0]}"

@@ -85,6 +85,10 @@ class Tool(Model):
         source: str = "",
         license: str = "",
     ) -> None:
+        if task not in TASKS:
+            raise ToolError(
+                f"tool {task}/{model}", f"has the task {task!r}, which is not known", f"Use one of {', '.join(TASKS)}."
+            )
         self.name = f"{task}/{model}"
         self.task, self.model, self.engine = task, model, engine
         self.scale, self.multiple, self.tile, self.overlap = scale, multiple, tile, overlap

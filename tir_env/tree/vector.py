@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards import RewardDesign
+from rewards import RewardDesign, paid
 from tir_env.observations import SIDE, Observer
 from tir_env.side_by_side import SideBySide
 from tir_env.trajectory import Trajectory
@@ -223,7 +223,7 @@ class Tables:
         keys = (before * len(tree) + after).tolist()
         for key in set(keys) - self._paid.keys():
             one, other = divmod(key, len(tree))
-            self._paid[key] = float(design.step(tree.quality(one), tree.quality(other)))
+            self._paid[key] = paid(design, tree.quality(one), tree.quality(other))
         return [self._paid[key] for key in keys]
 
 

@@ -43,6 +43,7 @@ function explore() {
     if (!move) return;
     event.preventDefault();
     move();
+    if (document.activeElement === document.body) list.box.focus({ preventScroll: true }); // what had it was drawn anew
   });
   filter();
 }

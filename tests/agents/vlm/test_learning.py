@@ -13,6 +13,7 @@ import torch
 from agents.vlm import rollout, words
 from agents.vlm.agent import VlmAgent
 from agents.vlm.chat import Chat
+from agents.vlm.config import VlmOptions
 from agents.vlm.grpo import Grpo, excess, said
 from agents.vlm.learner import STATE
 from agents.vlm.lessons import read
@@ -22,7 +23,7 @@ from agents.vlm.settings import Effort, GrpoSettings, Manner, Objective, SftSett
 from agents.vlm.sft import Sft, dialogue_of
 from agents.vlm.team import Team
 from pool import Problem
-from tests.agents.vlm.play import BRIGHTER, DARKER, FAILS, LARGER, Script, begun, demonstrations, ids_of, tiny
+from tests.agents.vlm.play import BRIGHTER, BROKEN, DARKER, FAILS, LARGER, Script, begun, demonstrations, ids_of, tiny
 from tests.conftest import fake_toolbox
 from tir_env.world import World
 
@@ -439,6 +440,32 @@ def test_a_wrong_call_costs_what_it_is_more_than_the_groups() -> None:
     slips = np.array([[0, 2, 4, 9], [1, 1, 1, 1]])
     valid = np.array([[True, True, True, False], [True, True, True, True]])
     assert excess(slips, valid).tolist() == [[-2, 0, 2, 0], [0, 0, 0, 0]]
+
+
+def test_that_cost_is_taken_off_the_advantage(monkeypatch: pytest.MonkeyPatch) -> None:
+    grpo = make_grpo(make_world("gain:psnr"), rollouts=2, slip_cost=0.5, manner=Manner())
+    force(monkeypatch, grpo, [[BROKEN, BRIGHTER], [BRIGHTER]])
+    groups, _ = grpo.play(Clock())
+    advantages = grpo.advantages(groups, grpo.counts(groups))
+    assert np.reshape(advantages, (2, 2)) == pytest.approx(np.array([[-0.25, 0.25]] * 2)), "both did the same, one after a slip"
+
+
+def test_every_option_arrives_where_it_is_read() -> None:
+    options = VlmOptions(
+        model="m", dtype="float16", lora=3, train_vision=False, gradient_checkpointing=True, sft_epochs=1.5, sft_batch=6, sft_lr=0.21,
+        sft_slips=0.22, prompts=10, rollouts=11, at_once=12, rl_lr=0.23, updates=2, rl_epochs=3, loss_type="dapo",
+        importance_sampling_level="sequence", epsilon=0.11, epsilon_high=0.12, beta=0.13, temperature=0.7, top_p=0.8, turn_tokens=7,
+        dialogue_tokens=99, slip_cost=0.14, slips=5, batch_tokens=77,
+    )  # fmt: skip
+    assert options.spec == VlmSpec(name="m", dtype="float16", lora=3, see=False, checkpointing=True)
+    manner = Manner(temperature=0.7, top_p=0.8, turn=7, tokens=99, slips=5)
+    assert options.manner == manner
+    assert options.sft_settings == SftSettings(epochs=1.5, batch=6, lr=0.21, slips=0.22)
+    aim = Objective(loss_type="dapo", importance_sampling_level="sequence", epsilon=0.11, epsilon_high=0.12, beta=0.13)
+    assert options.grpo == GrpoSettings(
+        prompts=10, rollouts=11, at_once=12, lr=0.23, updates=2, epochs=3, aim=aim, manner=manner, slip_cost=0.14
+    )
+    assert options.effort == Effort(tokens=77, share=False)
 
 
 def test_slips_are_read_and_answered_and_not_learnt() -> None:

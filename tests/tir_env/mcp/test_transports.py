@@ -141,6 +141,8 @@ def test_the_plug_in_is_found_and_missed(monkeypatch: pytest.MonkeyPatch) -> Non
         ([], "installed are: none"),
         ([EntryPoint("agent", "a:b", GROUP), EntryPoint("agent", "c:d", GROUP)], "installed are: a:b, c:d"),
         ([EntryPoint("agent", "no_such_module:f", GROUP)], "cannot be imported: ModuleNotFoundError"),
+        # Who installs another one beside tir-env's own means it.
+        ([*entry_points(group=GROUP), EntryPoint("agent", "theirs:f", GROUP)], "its plug-in theirs:f cannot be imported"),
     ):
         monkeypatch.setattr(restorer, "entry_points", lambda group, points=points: points)
         with pytest.raises(Problem, match=words):

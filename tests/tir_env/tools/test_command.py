@@ -1,5 +1,6 @@
 """`python -m tir_env.tools`: what it prints and the status it ends with."""
 
+import numpy as np
 import pytest
 
 from pool.console import start
@@ -49,6 +50,24 @@ def test_check_runs_what_is_there(toolbox_file, capsys):
     assert "1 ok, 1 missing, 0 failed" in text
     assert main(CheckTools(str(toolbox_file(CLAHE, BROKEN)), size=32)) == 1
     assert "no_such_module" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [("noisy", "another result the second time"), ("fractions", "does it return floats from 0 to 1?")],
+)
+def test_check_finds_promises_that_are_broken(toolbox_file, capsys, call, words):
+    path = toolbox_file({"task": "denoise", "model": "m", "call": f"tests.tir_env.tools.test_command:{call}"})
+    assert main(CheckTools(str(path), size=32)) == 1
+    assert words in capsys.readouterr().out
+
+
+def noisy(image):
+    return np.clip(image + np.random.default_rng().normal(0, 9, image.shape), 0, 255)
+
+
+def fractions(image):
+    return image / 255.0
 
 
 @pytest.mark.parametrize(
