@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from agents.vlm import demonstrations
 from experiments.runs import RunFolder
 from experiments.vlm import AFTER_SFT, Plan
 from tests.agents.vlm.play import tiny
+from tests.conftest import ROOT
 from tests.experiments.outcome import outcome
 from tests.experiments.test_run import TOOLS, ended, start, wait_for_rows
 from tests.experiments.test_scripts import within
@@ -37,9 +40,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(tmp_path: Path, model: Path, name: str, *more: object) -> Any:
     (tmp_path / "tools.yaml").write_text(TOOLS)
+    (tmp_path / "suite.yaml").write_text("name: night\ncases: [dark]\n")
+    here = partial(os.path.relpath, start=ROOT)  # a learner works elsewhere, and must find them, too
     return start(
-        "--algo", "grpo", "--model", model, "--reward", "mar:metrics=psnr+ssim", "--metrics", "psnr", "ssim", "--toolbox",
-        tmp_path / "tools.yaml", "--suite", "dark", "--images", "skimage", "--crop", 32, "--teacher", "oracle:psnr",
+        "--algo", "grpo", "--model", here(model), "--reward", "mar:metrics=psnr+ssim", "--metrics", "psnr", "ssim", "--toolbox",
+        here(tmp_path / "tools.yaml"), "--suite", here(tmp_path / "suite.yaml"), "--images", "skimage",
+        "--crop", 32, "--teacher", "oracle:psnr",
         "--demonstrations", 23, "--no-edp", "--sft-epochs", 2, "--sft-batch", 4, "--sft-lr", 3e-3, "--iterations", GRPO,
         "--prompts", 2, "--rollouts", 4, "--turn-tokens", 24, "--test-episodes", 4, "--pool", "local", "--out", tmp_path / name,
         "--validate-every", 2, "--validations", 3, *more,

@@ -93,7 +93,8 @@ def engine_of(vlm: Vlm, chat: Any, folder: Path, manner: Manner) -> VllmEngine:
 
 def said(world: World, vlm: Vlm, chat: Any, manner: Manner, engine: Any = None) -> list[list[int]]:
     starts = [world.draw(3, k) for k in range(2)]
-    return [ids_of(episode.dialogue) for episode in rollout(vlm, chat, world, starts, 2, manner, 5, engine=engine)]
+    group = 1 if manner.temperature == 0 else 2  # all would say the same
+    return [ids_of(episode.dialogue) for episode in rollout(vlm, chat, world, starts, group, manner, 5, engine=engine)]
 
 
 @pytest.mark.usefixtures("vllm")
@@ -101,8 +102,8 @@ def said(world: World, vlm: Vlm, chat: Any, manner: Manner, engine: Any = None) 
 def test_it_says_what_the_model_itself_would_say_with_its_newest_weights(world: World, lora: int, tmp_path: Path) -> None:
     vlm, chat = tiny(lora=lora)
     engine = engine_of(vlm, chat, tmp_path, GREEDY)
-    assert said(world, vlm, chat, GREEDY, engine) == said(world, vlm, chat, GREEDY)
     before = said(world, vlm, chat, GREEDY)
+    assert said(world, vlm, chat, GREEDY, engine) == before
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in vlm.trained.values():

@@ -44,7 +44,7 @@ def test_the_sources_cases_are_all_there() -> None:
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(photo: Image) -> None:
     for case in SUITES["mio100-c"]:
-        one, two, three = (degrade(photo, case, seed) for seed in (5, 5, 6))
+        one, two, three = (degrade(photo[:256, :256], case, seed) for seed in (5, 5, 6))
         assert digest(one.image) == digest(two.image)
         assert one.record == two.record
         assert digest(one.image) != digest(three.image)
@@ -53,15 +53,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(photo: Image
 def test_the_same_seed_gives_the_same_bytes_in_another_process(photo: Image) -> None:
     program = (
         "from tir_env.degradations import SUITES, degrade; from tir_env.images import digest;"
-        "from tir_env.images.sources import skimage_photos; photo = skimage_photos().find('astronaut').image;"
+        "from tir_env.images.sources import skimage_photos; photo = skimage_photos().find('astronaut').image[:256, :256];"
         "print([digest(degrade(photo, case, 11).image) for suite in SUITES.values() for case in suite])"
     )
-    here = [digest(degrade(photo, case, 11).image) for suite in SUITES.values() for case in suite]
+    here = [digest(degrade(photo[:256, :256], case, 11).image) for suite in SUITES.values() for case in suite]
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert there.strip() == str(here)
 
 
 def test_the_record_is_json_and_enough_to_do_it_again(photo: Image) -> None:
+    photo = photo[:256, :256]
     for suite in SUITES.values():
         for case in suite:
             spoilt = degrade(photo, case, 3)
