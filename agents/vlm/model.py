@@ -83,8 +83,9 @@ class Vlm(nn.Module):
     def _look(self, pixels: Tensor, grids: Tensor) -> Tensor:
         """[tokens, 1 + deepstack levels, width]: the features of all images, one after another."""
         seen = self.model.model.get_image_features(pixels.to(self.device), grids.to(self.device), return_dict=True)
-        levels = [torch.cat(list(level)) for level in (seen.pooler_output, *seen.deepstack_features)]
-        return torch.stack(levels, dim=1)
+        # Image by image, or (deepstack, before transformers 5.2) all of them at once.
+        levels = (seen.pooler_output, *seen.deepstack_features)
+        return torch.stack([level if isinstance(level, Tensor) else torch.cat(list(level)) for level in levels], dim=1)
 
     def _read(
         self, ids: Tensor, positions: Tensor, mask: Tensor, features: Tensor | None, cache: Any, levels: Any, at: Any
