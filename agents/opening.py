@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 from agents.agent import Agent
 from agents.clip_mlp.agent import JSON, ClipMlpAgent
@@ -39,8 +40,9 @@ def open_agent(spec: str, world: World, seed: int = 0) -> Agent:
         light.check_toolbox(world.toolbox)
         return light
     if ":" in spec:
-        agent: Agent = made("agent", spec, ("act", "finish"), world)
-        return agent
+        agent: Any = made("agent", spec, ("act", "finish"), world, forms=f"Or give {FORMS}.")
+        agent.name = getattr(agent, "name", spec)
+        return cast(Agent, agent)
     tools = spec.split("+")
     unknown = [tool for tool in tools if tool not in world.toolbox]
     if unknown:

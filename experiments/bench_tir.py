@@ -32,6 +32,7 @@ from experiments.cells import Cells, more_options, train_run, workers_for
 from experiments.console import at_least, main
 from experiments.diversity import of
 from experiments.grids import spread
+from experiments.run import completed, settings_from
 from experiments.vlm import AFTER_SFT
 from pool import Pool, Problem
 from tir_env.world import World
@@ -96,7 +97,10 @@ def bench(settings: Bench) -> None:
     for variant in settings.variants:
         if variant not in VARIANTS:
             raise Problem(f"variant {variant!r}", "is not known", suggest(variant, VARIANTS))
-    told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options", "sft_options")}
+    told = {key: getattr(settings, key) for key in ("test_images", "tests", "groups", "options")}
+    told |= {"sft_options": settings.sft_options} if settings.sft_options else {}
+    for variant in settings.variants:  # options that one of them refuses are said before hours are spent
+        completed(settings_from([str(word) for word in command(variant, 0, settings)]))
     cells = Cells(settings.out / "cells.json", told)
     with workers_for(settings.pool) as (pool, share):
         worlds = {suite: test_world(suite, settings, pool) for suite in SUITES}
@@ -137,15 +141,21 @@ def folder_of(variant: str, seed: int, settings: Bench) -> Path:
 
 def train(variant: str, seed: int, settings: Bench) -> Path:
     """A run of run.py. Variants of the reward alone begin from the first one's model after SFT: theirs would be the same."""
+    if "--reward" in VARIANTS[variant]:
+        train(WHOLE, seed, settings)
+    return train_run(folder_of(variant, seed, settings), *command(variant, seed, settings))
+
+
+def command(variant: str, seed: int, settings: Bench) -> tuple[object, ...]:
+    """Options of run.py."""
     common = ("--algo", "grpo", "--seed", seed, "--pool", settings.pool, "--test-episodes", 8)
     changed = VARIANTS[variant]
     if "--reward" in changed:
-        train(WHOLE, seed, settings)
         changed += ("--no-sft", "--model", folder_of(WHOLE, seed, settings) / AFTER_SFT / MODEL)
     more = more_options(settings.options, OURS)
     if "--no-sft" not in changed:
         more += more_options(settings.sft_options, OURS)
-    return train_run(folder_of(variant, seed, settings), *common, *changed, *more)
+    return (*common, *changed, *more)
 
 
 def trained(variant: str, seed: int, settings: Bench, worlds: dict[str, World]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def continued(path: Path, settings: Mapping[str, Any], **empty: Any) -> dict[str
 def more_options(text: str, taken: Sequence[str] = ()) -> list[str]:
     """A script's --options for run.py, but for those that it gives itself: theirs would be overridden without a word."""
     words = shlex.split(text)
-    if strange := [word for word in words if word.partition("=")[0] in taken]:
+    if strange := [word for word in words if word.partition("=")[0].replace("_", "-") in taken]:
         raise Problem("--options", f"holds {strange[0]}, which this script gives itself", "Use the script's own option.")
     return words
 

@@ -94,6 +94,8 @@ def compare(settings: Compare) -> None:
     called = {spec: name or names[spec] for spec, (name, _) in trainings.items()}
     refuse_doubles(called.values())
     told = asdict(settings) | {"json": "", "suites": ""}
+    if settings.depth == Compare.depth:
+        del told["depth"]  # as in files of before there was another
     told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
     if contents := contents_of(agents=alone, files=[settings.toolbox]):
         told["contents"] = contents

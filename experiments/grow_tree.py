@@ -78,7 +78,12 @@ def run(settings: Grow) -> None:
     if settings.out.exists():
         raise Problem(settings.out, "is there already", "Name another file.")
     parts = settings.out.with_name(f"{settings.out.name}.parts")
-    asked = {k: v for k, v in asdict(settings).items() if k not in ("out", "tool_pool")}
+    left_out = (
+        "out",
+        "tool_pool",
+        *(["haze"] if settings.haze == Grow.haze else []),
+    )  # as in parts of before there was another
+    asked = {k: v for k, v in asdict(settings).items() if k not in left_out}
     told = continued(parts / SETTINGS, asked | contents_of(files=[settings.toolbox, settings.suite]))
     write_json(parts / SETTINGS, told)
     torch.set_num_threads(1)

@@ -39,10 +39,11 @@ class LightWorkplace(Workplace):
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
 
-    def check_room(self, there: dict[str, float]) -> None:
+    def check_room(self, most: dict[str, float]) -> None:
         """RLlib books a core for every process that plays, and for a learner without a GPU."""
+        super().check_room(most)
         settings = self.settings
-        wanted, cores = settings.env_runners + (settings.learners if not settings.gpus else 0), there.get("CPU", 0.0)
+        wanted, cores = settings.env_runners + (settings.learners if not settings.gpus else 0), most.get("CPU", 0.0)
         if wanted > cores:
             flags = f"--env-runners {settings.env_runners} and --learners {settings.learners}"
             raise Problem(

@@ -220,6 +220,7 @@ def check_read(settings: Run, usual: Run) -> None:
         (not light and not vlm.edp, ("vlm.alpha_t", "vlm.alpha_m"), "--no-edp perturbs nothing", "leave out --no-edp"),
         (not light and vlm.engine == "own", ("vlm.vllm_memory",), "--engine is own", "give --engine vllm"),
         (bool(settings.env), OF_A_POOL, "on a tree no tool runs", "leave out --env"),
+        (bool(settings.env), ("validate_every",), "a tree has no validation part", "leave out --env"),
         (settings.pool == "local", OF_A_POOL, "--pool is local", "give --pool ray"),
         (untried, ("validations",), "--validate-every is 0", "give --validate-every 10"),
     ):

@@ -43,13 +43,13 @@ def on_ray(workers: int | None, gib: float | None, gpus: float | None) -> dict[s
     return {"workers": workers, "gpus": gpus} | ({} if gib is None else {"memory": int(gib * 2**30)})
 
 
-def beside_learners(options: dict[str, Any], learners: float, there: float) -> dict[str, Any]:
-    """`on_ray`'s options for a pool that leaves the learners so many of Ray's GPUs: both would wait for ever for what the other has."""
-    spare = there - learners
-    if spare < 0:
-        reason = f"asks for {learners:g} GPUs for the learners, and Ray has {there:g}"
-        raise Problem("--gpus", reason, "Give less, or fewer --learners.")
+def beside_learners(options: dict[str, Any], learners: float, there: float, most: float) -> dict[str, Any]:
+    """`on_ray`'s options for a pool that leaves the learners so many of Ray's GPUs: both would wait for ever for what the other has.
+
+    Ray has `there`, and its autoscaler may bring it to `most`, for which somebody must ask.
+    """
     share, workers = options["gpus"], options["workers"]
+    spare = max(0.0, (there if workers is None else most) - learners)
     if share is None:  # a whole one, or as many to a GPU as are wanted
         share = 1 / max(1, math.ceil((workers or 1) / int(spare))) if spare >= 1 else 0.0
     if not share:

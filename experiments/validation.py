@@ -48,7 +48,6 @@ class Validation:
         metric, best = self.metrics[0], self.folder.path / BEST
         if PREFIX + metric in row and self._beaten(number, row[PREFIX + metric]):
             record = Record(iteration=number, metric=metric, gain=row[PREFIX + metric], starts=self.digest)
-            (best / RECORD).unlink(missing_ok=True)  # killed between the two, the agent is nobody's
             save(best)
             write_aside(best / RECORD, lambda path: path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8"))
         return row

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -347,7 +347,8 @@ def work(task: dict[str, Any]) -> None:
     """One stage, from wherever the folder stands to its end."""
     import ray.train
 
-    os.chdir(task["at"])  # Ray Train has another place for it, where no relative path leads anywhere
+    if os.path.isdir(task["at"]):  # Ray Train has another place for it, where no relative path leads anywhere
+        os.chdir(task["at"])
     settings: Run = task["settings"]
     stage: Stage = task["stage"]
     plan: Plan = task["plan"]
@@ -377,7 +378,8 @@ def work(task: dict[str, Any]) -> None:
             row = named(stage, learner.step(), number, time.perf_counter() - began, options.rollouts)
             folder.check_owner(task["owner"])
             if tried and due(settings, number - first, last - first):
-                row |= try_out(learner, settings, validation, number)
+                row |= try_out(learner, settings, validation, number, partial(folder.check_owner, task["owner"]))
+                folder.check_owner(task["owner"])
             if rank == 0:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:
@@ -411,15 +413,20 @@ def named(stage: Stage, row: Row, number: int, seconds: float, rollouts: int) ->
     return {"iteration": number, **row, **curves, "seconds": seconds, "tool_calls_per_second": row["tool_calls"] / seconds}
 
 
-def try_out(learner: Learner, settings: Run, validation: Validation | None, number: int) -> Row:
-    """All learners take part, the first one plays."""
+def try_out(learner: Learner, settings: Run, validation: Validation | None, number: int, check: Callable[[], object]) -> Row:
+    """All learners take part, the first one plays. `check` raises if another run has taken the folder over meanwhile."""
     team = learner.team
     weights = team.weights(learner.vlm)
     with team.whole(learner.vlm):
         if validation is None:
             return {}
         agent = agent_of(learner, settings)
-        return validation.look(number, agent, partial(agent.save, weights=weights))
+
+        def save(place: Path) -> None:
+            check()
+            agent.save(place, weights)
+
+        return validation.look(number, agent, save)
 
 
 def agent_of(learner: Learner, settings: Run) -> VlmAgent:

@@ -86,15 +86,22 @@ class Workplace(ABC):
     def _open_pool(self) -> Pool:
         if self.settings.pool == "ray":
             self._dissolve()  # what a killed run left: it may hold other shares of GPUs than are wanted now
-            learners = self.settings.gpus * max(1, self.settings.learners)
-            workers = beside_learners(self.workers, learners, resources().get("GPU", 0.0))
+            there, most = (found.get("GPU", 0.0) for found in (ray.cluster_resources(), resources()))
+            workers = beside_learners(self.workers, self.learner_gpus, there, most)
             self.pool_options = {"kind": "ray", "name": self.name, **workers}
         else:
             self.pool_options = {"kind": "local", "name": self.name}
         return connect(**self.pool_options)
 
-    def check_room(self, there: dict[str, float]) -> None:  # noqa: B027 (optional)
+    @property
+    def learner_gpus(self) -> float:
+        return self.settings.gpus * max(1, self.settings.learners)
+
+    def check_room(self, most: dict[str, float]) -> None:
         """Raise `Problem` where Ray would wait for ever for what it does not have."""
+        if self.learner_gpus > (has := most.get("GPU", 0.0)):
+            reason = f"asks for {self.learner_gpus:g} GPUs for the learners, and Ray has {has:g}"
+            raise Problem(f"--gpus {self.settings.gpus:g}", reason, "Give less, or fewer --learners.")
 
     def _dissolve(self) -> None:
         with contextlib.suppress(Problem):  # it has no worker

@@ -126,7 +126,9 @@ class Fleet:
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
                 reason = describe(cause)
                 closed.wait(0.2)  # the name of a worker that has just died is not free at once
-        if actor is not None and ray.is_initialized():  # or it would take what it waits for as soon as that is free
+        if (
+            actor is not None and self.private and ray.is_initialized()
+        ):  # or it would take what it waits for as soon as that is free
             with contextlib.suppress(RayError, ValueError):
                 ray.kill(actor, no_restart=True)
         remedy = "Look at Ray's logs of that worker."

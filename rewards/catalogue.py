@@ -8,6 +8,8 @@ from pool.plugins import made
 from rewards.deqa import CHECKPOINT, ChatScorer, Deqa
 from rewards.quality import Metric, MetricError, Scorer
 
+FORMS = "Or use pocket-deqa, deqa, deqa:FOLDER, chat:MODEL, or one of pyiqa's by name."
+
 
 def open_metric(name: str) -> Scorer:
     """The pool model behind a metric's name; the model's own name is "quality/NAME".
@@ -31,4 +33,4 @@ def open_metric(name: str) -> Scorer:
         return Deqa(rest or CHECKPOINT)
     if kind == "chat":
         return ChatScorer(rest)
-    return cast(Scorer, made("metric", name, Scorer, error=MetricError)) if rest else Metric(name)
+    return cast(Scorer, made("metric", name, Scorer, error=MetricError, forms=FORMS)) if rest else Metric(name)

@@ -41,7 +41,7 @@ def make_reward(spec: str | RewardDesign) -> RewardDesign:
         return Final(rest)
     if kind == "sum":
         return Sum(_weights(spec, rest))
-    return _whole(made("reward", spec, RewardDesign, error=RewardError))
+    return _whole(made("reward", spec, RewardDesign, error=RewardError, forms=f"Forms: {FORMS}."))
 
 
 def _whole(design: RewardDesign) -> RewardDesign:

@@ -83,7 +83,7 @@ class Vlm(nn.Module):
     def _look(self, pixels: Tensor, grids: Tensor) -> Tensor:
         """[tokens, 1 + deepstack levels, width]: the features of all images, one after another."""
         seen = self.model.model.get_image_features(pixels.to(self.device), grids.to(self.device), return_dict=True)
-        # Image by image, or (deepstack, before transformers 5.2) all of them at once.
+        # Image by image, or, as some versions of transformers have it, all of them at once.
         levels = (seen.pooler_output, *seen.deepstack_features)
         return torch.stack([level if isinstance(level, Tensor) else torch.cat(list(level)) for level in levels], dim=1)
 

@@ -80,7 +80,7 @@ def test_an_agent_of_ones_own_is_named_by_its_class(world: World) -> None:
     for spec, words in (
         ("tests.agents.test_agent:World", r"is no such class. Name a class with act\(\) or finish\(\)"),
         ("tests.agents.test_agent:Nobody", "cannot be imported and made: AttributeError"),
-        ("no_such_module:Agent", "Is it on PYTHONPATH"),
+        ("no_such_module:Agent", "Is its module on PYTHONPATH"),
         ("os:system", "is no such class"),
     ):
         with pytest.raises(Problem, match=words):

@@ -62,14 +62,13 @@ def test_memory_is_said_in_gib() -> None:
 def test_workers_leave_the_learners_their_gpus(
     workers: int | None, share: float | None, learners: float, there: float, expected: tuple[int | None, float]
 ) -> None:
-    found = beside_learners(on_ray(workers, None, share), learners, there)
+    found = beside_learners(on_ray(workers, None, share), learners, there, there)
     assert (found["workers"], found["gpus"]) == expected
 
 
 @pytest.mark.parametrize(
     ("workers", "share", "learners", "there", "message"),
     [
-        (None, None, 2, 1, "--gpus: asks for 2 GPUs for the learners, and Ray has 1"),
         (32, 1.0, 6, 8, "the pool's workers: 32 of 1 GPUs each do not fit into the 2 that the learners leave"),
         (3, 0.6, 1, 3, "the pool's workers: 3 of 0.6 GPUs each do not fit into the 2"),
         (None, 0.5, 1, 1, "the pool's workers: 1 of 0.5 GPUs each do not fit into the 0"),
@@ -77,7 +76,26 @@ def test_workers_leave_the_learners_their_gpus(
 )
 def test_what_has_no_room_is_said_at_once(workers: Any, share: Any, learners: float, there: float, message: str) -> None:
     with pytest.raises(Problem, match=message):
-        beside_learners(on_ray(workers, None, share), learners, there)
+        beside_learners(on_ray(workers, None, share), learners, there, there)
+
+
+def test_an_autoscaler_is_asked_for_what_somebody_wants() -> None:
+    assert beside_learners(on_ray(None, None, None), 4, 8, 1e18)["workers"] == 4, "those that are up"
+    assert beside_learners(on_ray(None, None, None), 8, 4, 16)["gpus"] == 0.0
+    assert beside_learners(on_ray(16, None, 0.5), 8, 4, 16)["workers"] == 16
+
+
+def test_more_than_ray_has_is_refused_wherever_the_tools_run() -> None:
+    for pool in ("local", "ray"):
+        place = LightWorkplace(Run(pool=pool, gpus=1.0, policy="clip_mlp"))
+        place.check_room({"CPU": 1, "GPU": 1})
+        with pytest.raises(Problem, match="--gpus 1: asks for 1 GPUs for the learners, and Ray has 0"):
+            place.check_room({"CPU": 8})
+    place = LightWorkplace(Run(env_runners=4, learners=1, policy="clip_mlp"))
+    with pytest.raises(Problem, match="--env-runners 4 and --learners 1: want 5 cores, and Ray has 2"):
+        place.check_room({"CPU": 2})
+    with pytest.raises(Problem, match="--learners 2: would wait for each other"):
+        LightWorkplace(Run(learners=2, policy="clip_mlp"))
 
 
 def test_haze_by_maps_of_ones_own(tmp_path: Path) -> None:

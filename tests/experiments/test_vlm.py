@@ -262,7 +262,7 @@ def test_who_is_lost_after_the_last_checkpoint_is_not_missed(folder: RunFolder, 
     for setting in ("set_num_threads", "use_deterministic_algorithms"):  # of the whole process
         monkeypatch.setattr(torch, setting, lambda *arguments, **options: None)
     work({
-        "settings": SETTINGS, "stage": "grpo", "plan": Plan(0, 4), "folder": str(folder.path), "owner": folder.claim(),
+        "settings": SETTINGS, "stage": "grpo", "plan": Plan(0, 4), "folder": str(folder.path), "owner": folder.claim(), "at": "/none",
         "pool": {"kind": "local"}, "threads": 1, "world": {},
     })  # fmt: skip
     assert folder.last_checkpoint()[0] == 4

@@ -157,6 +157,9 @@ def test_a_metric_of_ones_own_is_named_by_its_class() -> None:
     [trajectory] = world.begin([world.draw(0, 0)])
     [reward] = world.step([trajectory], [world.toolbox.index("brighten/gamma")])
     assert reward > 5
-    for spec, words in (("json:JSONDecoder", "Derive your class from rewards.quality.Scorer"), ("x:Y", "Is it on PYTHONPATH")):
+    for spec, words in (
+        ("json:JSONDecoder", "Derive your class from rewards.quality.Scorer"),
+        ("x:Y", "Is its module on PYTHONPATH"),
+    ):
         with pytest.raises(MetricError, match=words):
             open_metric(spec)

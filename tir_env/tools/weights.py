@@ -53,16 +53,19 @@ class Weights:
         return next((path for path in self.paths() if path.is_file()), None)
 
     def sample(self) -> str:
-        """A digest of the file's size and of parts of it: enough to tell trainings apart. Empty where there is none."""
+        """A digest of the file's size and of parts of it: enough to tell trainings apart. Empty where none can be read."""
         path = self.found()
         if path is None:
             return ""
-        size = path.stat().st_size
-        hasher = xxhash.xxh3_128(str(size).encode())
-        with path.open("rb") as file:
-            for place in range(0, size, max(1, size // PARTS)):
-                file.seek(place)
-                hasher.update(file.read(PART))
+        try:
+            size = path.stat().st_size
+            hasher = xxhash.xxh3_128(str(size).encode())
+            with path.open("rb") as file:
+                for place in range(0, size, max(1, size // PARTS)):
+                    file.seek(place)
+                    hasher.update(file.read(PART))
+        except OSError:
+            return ""  # `load` says why
         return hasher.hexdigest()
 
     def find(self, tool: str) -> Path:
