@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageFile, ImageOps
 
 from pool.errors import Problem
 from tir_env.images.operations import Image, quantize
@@ -90,6 +90,7 @@ def _decode(data: bytes, name: str, max_pixels: int, min_side: int) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            ImageFile.LOAD_TRUNCATED_IMAGES = False  # others in this process may have asked for halves: pyiqa's data sets do
             picture.load()  # raises on truncated data: half a picture is not a picture
             tags = dict(getattr(picture, "tag_v2", {}))  # of a TIFF; turning it loses them
             return _to_rgb(ImageOps.exif_transpose(picture), tags)
