@@ -38,7 +38,9 @@ class Validation:
     def __init__(self, world: World, folder: RunFolder, settings: Run) -> None:
         self.world, self.folder, self.metrics = world, folder, settings.metrics
         self.starts = world.draw_many(settings.seed + 1, range(settings.validations))
-        self.digest = hashlib.sha256(repr(self.starts).encode()).hexdigest()[:16]
+        # Not by the names of photographs and suite, which may be paths: a run that was moved has the same trials.
+        told = repr([(start.digest, start.corner, start.crop, start.case, start.seed) for start in self.starts])
+        self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def look(self, number: int, agent: Agent, save: Callable[[Path], object]) -> Row:
         """For the row of iteration `number`: the mean gain of each metric, higher being better."""
