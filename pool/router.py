@@ -360,8 +360,7 @@ class Router(Pool):
             self._thread.join()
             self._medic.join()
             while not self._inbox.empty():  # a worker that came while the pool was closing is to be dropped, too
-                event = self._inbox.get()
-                if event is not None and not isinstance(event, Done):
+                if callable(event := self._inbox.get()):
                     event()
         if self._reporter is not None:
             self._reporter.close()

@@ -14,7 +14,7 @@ from agents.vlm.team import Team
 from experiments.light import LightWorkplace
 from experiments.run import Run
 from experiments.runs import RunFolder
-from experiments.vlm import make_learner
+from experiments.vlm_stage import make_learner
 from experiments.workplace import check_apart
 from pool import Problem, connect
 from pool.console import problem_of

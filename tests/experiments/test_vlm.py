@@ -23,7 +23,7 @@ from agents.vlm.config import VlmOptions
 from agents.vlm.model import load
 from agents.vlm.settings import VlmSpec
 from agents.vlm.team import Team
-from experiments import vlm
+from experiments import vlm_stage
 from experiments.run import Run, compare
 from experiments.runs import RunFolder
 from experiments.vlm import (
@@ -35,9 +35,8 @@ from experiments.vlm import (
     check_model,
     check_perturbed,
     check_untested,
-    make_learner,
-    work,
 )
+from experiments.vlm_stage import make_learner, work
 from experiments.workplace import RETRIES
 from pool import Problem, connect
 from tir_env.images.sources import Images, skimage_photos
@@ -256,7 +255,7 @@ def test_what_is_said_to_the_user_is_not_tried_again(folder: RunFolder, monkeypa
 def test_who_is_lost_after_the_last_checkpoint_is_not_missed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert learn(folder, monkeypatch, [(4, LOST)]) == [0]
     learner = SimpleNamespace(load=lambda checkpoint: None)
-    monkeypatch.setattr(vlm, "make_learner", lambda *arguments: learner)
+    monkeypatch.setattr(vlm_stage, "make_learner", lambda *arguments: learner)
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     for setting in ("set_num_threads", "use_deterministic_algorithms"):  # of the whole process

@@ -19,7 +19,8 @@ from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from experiments.run import Run
 from experiments.runs import RunFolder
-from experiments.vlm import AFTER_SFT, keep
+from experiments.vlm import AFTER_SFT
+from experiments.vlm_stage import keep
 from tests.agents.vlm.play import BRIGHTER, BROKEN, DARKER, LARGER, Script, demonstrations, tiny
 from tests.conftest import fake_toolbox
 from tir_env.world import World
