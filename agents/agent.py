@@ -9,6 +9,7 @@ import numpy as np
 
 from pool import Model, Problem
 from tir_env.observations import Observer
+from tir_env.side_by_side import are_actions
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
@@ -78,8 +79,7 @@ def play(
 def checked(actions: Any, name: str, count: int, stop: int) -> list[int]:
     """What an agent answered, if it is an action for each row."""
     found = np.asarray(actions)
-    whole = found.shape == (count,) and np.issubdtype(found.dtype, np.integer)
-    if not whole or not ((found >= 0) & (found <= stop)).all():
+    if not are_actions(found, count, stop):
         reason = f"must answer with {count} whole numbers from 0 to {stop}, and answered {actions}"
         raise Problem(f"agent {name!r}", reason, "Return an int array with an action for each row.")
     return [int(action) for action in found]

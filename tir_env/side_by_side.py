@@ -74,8 +74,7 @@ class SideBySide(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if not begun:
             raise Problem("step", "the episodes were never begun", "Call reset() first.")
         actions = np.asarray(actions)
-        whole = actions.shape == (self.num_envs,) and np.issubdtype(actions.dtype, np.integer)
-        if not whole or not ((actions >= 0) & (actions <= self.world.stop)).all():
+        if not are_actions(actions, self.num_envs, self.world.stop):
             reason = f"must be {self.num_envs} whole numbers from 0 to {self.world.stop}, not {actions}"
             raise Problem("actions", reason, "Correct them.")
         return actions
@@ -125,6 +124,12 @@ class SideBySide(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         leaders = np.arange(self.num_envs) // group * group
         self._streams = self._streams[leaders]
         self._episodes = self._episodes.reshape(-1, group).max(axis=1).repeat(group)
+
+
+def are_actions(actions: np.ndarray, count: int, stop: int) -> bool:
+    """Whether they are whole numbers from 0 to `stop`, one for each of so many rows."""
+    whole = actions.shape == (count,) and np.issubdtype(actions.dtype, np.integer)
+    return bool(whole and ((actions >= 0) & (actions <= stop)).all())
 
 
 def stream_of(seed: int) -> int:
