@@ -3,9 +3,9 @@
     python experiments/bench_grpo.py --json grpo.json
 
 Both have the same model, world, starts, tools and number of rollouts; each step has new starts, and neither has run a tool on them
-before. The model has learnt to call four tools one after another, so
-that all rollouts take four turns. Tools take no time, or as long as `--delays` says. You see seconds for a step and their ratio,
-with the spread over rounds, and where our time goes; then our seconds for a step of one turn, of two, and so on.
+before. The model has learnt to call four tools one after another, so that all rollouts take four turns. Both compute on a GPU if there
+is one. Tools take no time, or as long as `--delays` says. You see seconds for a step and their ratio, with the spread over rounds, and
+where our time goes; then our seconds for a step of one turn, of two, and so on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from agents.vlm.demonstrations import execute
 from agents.vlm.grpo import Grpo
-from agents.vlm.model import Vlm, load
+from agents.vlm.model import Vlm, gpu_or_cpu, load
 from agents.vlm.settings import Effort, GrpoSettings, Manner, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
@@ -145,7 +145,8 @@ def world_of(side: int, delay: float, pool: Pool, tools: int, turns: int | None 
 def prepared_model(side: int, tools: int, settings: Bench) -> Vlm:
     """pocket-vlm calls all tools in random order, whatever it sees."""
     torch.manual_seed(settings.seed)
-    vlm = load(VlmSpec())
+    team = Team(device=gpu_or_cpu())
+    vlm = team.prepare(load(VlmSpec()))
     for pixels, steps in ((64, settings.warm_up), (side, settings.warm_up // 10)):
         if not steps:
             continue
@@ -155,7 +156,7 @@ def prepared_model(side: int, tools: int, settings: Bench) -> Vlm:
             names = [tool.name for tool in world.toolbox]
             plans = [tuple(rng.permutation(names).tolist()) for _ in range(16)]
             played = execute(world, [world.draw(1, k) for k in range(len(plans))], plans)
-        learner = Sft(vlm, chat(world, vlm.processor), played, SftSettings(steps / 2, 8, 1e-3), Team(), settings.seed, Effort())
+        learner = Sft(vlm, chat(world, vlm.processor), played, SftSettings(steps / 2, 8, 1e-3), team, settings.seed, Effort())
         for _ in range(steps):
             figures = learner.step()
         print(f"{pixels} pixels: {steps} steps of learning to call, {figures['right']:.0%} of the tokens right", flush=True)
@@ -195,7 +196,9 @@ class Ours:
     def __init__(self, vlm: Vlm, world: World, settings: Bench) -> None:
         manner = Manner(turn=48, slips=2)
         plan = GrpoSettings(settings.prompts, settings.rollouts, settings.prompts * settings.rollouts, lr=1e-6, manner=manner)
-        self.learner = Grpo(vlm, chat(world, vlm.processor), world, plan, Team(), settings.seed, settings.seed, Effort())
+        self.learner = Grpo(
+            vlm, chat(world, vlm.processor), world, plan, Team(device=vlm.device), settings.seed, settings.seed, Effort()
+        )
         self.split: dict[str, float] = {}
         world.open([(settings.seed, start) for start in range(starts_in_all(settings))])  # TRL's dataset has scored them, too
         self.rollouts = settings.prompts * settings.rollouts
@@ -235,7 +238,7 @@ class Theirs:
             output_dir="out/bench_grpo", max_steps=1, learning_rate=1e-6, seed=settings.seed,
             per_device_train_batch_size=settings.rollouts, num_generations=settings.rollouts,
             gradient_accumulation_steps=settings.prompts, gradient_checkpointing=False,
-            max_completion_length=(settings.turns + 1) * (image + 96), bf16=False, use_cpu=True, logging_steps=1,
+            max_completion_length=(settings.turns + 1) * (image + 96), bf16=False, use_cpu=vlm.device.type == "cpu", logging_steps=1,
             save_strategy="no", report_to="none", disable_tqdm=True, **arguments(world, vlm.processor),
         )  # fmt: skip
         self.starts = dataset(world, starts_in_all(settings), seed=settings.seed)

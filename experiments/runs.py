@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,7 +182,7 @@ class RunFolder:
             "system": f"{platform.system()} {platform.machine()}",
             "python": f"Python {platform.python_version()}",
         }
-        versions = {name: version(name) for name in PACKAGES}
+        versions = {name: _version(name) for name in PACKAGES}
         if made_of := commit():
             versions["tir-env"] += f" ({made_of})"
         about = {"begun": begun.isoformat(timespec="seconds"), "seconds": seconds, "resumed": resumed}
@@ -300,6 +300,13 @@ class RunFolder:
             if folder.is_dir()
             else []
         )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout on the path, say, that was never installed: no reason to lose a run at its end
+        return "not installed"
 
 
 def _text(path: Path) -> str:

@@ -41,11 +41,13 @@ class Team:
     def prepare(self, vlm: Vlm) -> Vlm:
         vlm.to(self.device)
         if self.sharded and self.size > 1:
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
+            mesh = init_device_mesh(self.device.type, (self.size,))  # left to itself it takes GPUs wherever there are any
             for block in (*vlm.model.model.visual.blocks, *vlm.model.model.language_model.layers):
-                fully_shard(block)
-            fully_shard(vlm)
+                fully_shard(block, mesh=mesh)
+            fully_shard(vlm, mesh=mesh)
         return vlm
 
     @contextmanager

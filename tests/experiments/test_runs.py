@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from agents.clip_mlp.config import Hyperparameters
+from experiments import runs
 from experiments.report_page.reading import read_run
 from experiments.reporting import table
 from experiments.run import Run, settings_from
-from experiments.runs import CHANGES, CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
+from experiments.runs import ABOUT, CHANGES, CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
 
 
@@ -37,6 +40,16 @@ def test_a_run_is_not_written_over(folder: RunFolder) -> None:
     with pytest.raises(Problem, match=r"holds a run already\. Go on with it: --resume"):
         RunFolder.create(folder.path, Run())
     assert free_folder(folder.path).name == "run-2"
+
+
+def test_a_package_that_is_not_installed_does_not_lose_a_run_at_its_end(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "PACKAGES", ("tir-env", "numpy", "no-such-package"))
+    folder.write_about(datetime.now(UTC), 1.0, resumed=False)
+    versions = json.loads((folder.path / ABOUT).read_text())["versions"]
+    assert versions["no-such-package"] == "not installed"
+    assert versions["numpy"] == np.__version__
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:

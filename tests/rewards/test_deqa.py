@@ -105,7 +105,7 @@ def test_scores_come_from_the_five_words_after_the_prompt(scorer: Deqa, deqa: Pa
     pieces = SentencePieceProcessor(model_file=str(deqa / "tokenizer.model"))
     before = [pieces.bos_id(), *pieces.encode("USER: How would you rate the quality of this image?\n")]
     after = pieces.encode("\nASSISTANT: The quality of the image is")
-    pixels = torch.from_numpy(squared(photo, 56))[None].to(torch.bfloat16)
+    pixels = torch.from_numpy(squared(photo, 56))[None].to(next(scorer._network.parameters()))
     with torch.no_grad():
         logits = scorer._network.next_logits(before, pixels, after)[0].float()
     ids = [pieces.encode(word)[0] for word in WORDS]

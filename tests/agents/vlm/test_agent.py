@@ -17,7 +17,7 @@ from agents.vlm import model as loading
 from agents.vlm import rollout, words
 from agents.vlm.agent import JSON, MODEL, VlmAgent
 from agents.vlm.chat import Chat
-from agents.vlm.model import Vlm, VlmError, load
+from agents.vlm.model import Vlm, VlmError, gpu_or_cpu, load
 from agents.vlm.settings import Effort, Manner, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
@@ -39,7 +39,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def agent(trained: Trained) -> VlmAgent:
-    return VlmAgent(trained[0], trained[1].toolbox, VlmSpec(), manner=Manner(turn=48))
+    return VlmAgent(trained[0].to(gpu_or_cpu()), trained[1].toolbox, VlmSpec(), manner=Manner(turn=48))
 
 
 def acts(agent: VlmAgent, world: World, trajectories: list[Trajectory]) -> list[list[int]]:
@@ -214,7 +214,7 @@ def test_it_is_saved_over_an_older_one(agent: VlmAgent, trained: Trained, folder
 def test_lora_is_saved_as_an_adapter(world: World, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the first agent is the model that is adapted."""
     spec = VlmSpec(name=str(folder / MODEL), lora=4)
-    vlm = load(spec)
+    vlm = load(spec).to(gpu_or_cpu())
     adapted = VlmAgent(vlm, fake_toolbox(), spec)
     for name, parameter in vlm.trained.items():
         if "lora_B" in name:

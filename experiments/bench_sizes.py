@@ -1,0 +1,224 @@
+"""What a step of GRPO costs with models of Qwen3-VL's own sizes: seconds, memory, tokens.
+
+    python experiments/bench_sizes.py --sizes 2B 4B:lora 8B:lora --json sizes.json
+
+The architecture is Qwen3-VL's, its weights are random, and every rollout is told which tools to call: what a step costs does not hang
+on what the weights know. Prompts, images, tokens, advantages and AdamW are as in training; tools take no time, as in bench_grpo.py. It
+computes on a GPU if there is one, in bfloat16. `pocket` is the shipped model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agents.vlm.chat import Chat, Piece
+from agents.vlm.grpo import Grpo
+from agents.vlm.lessons import audible
+from agents.vlm.model import Vlm, gpu_or_cpu, load, prepared
+from agents.vlm.pocket import VISION
+from agents.vlm.rollout import Own, draw
+from agents.vlm.settings import POCKET, Effort, GrpoSettings, Manner, VlmSpec
+from agents.vlm.team import Team
+from agents.vlm.words import call
+from experiments.bench_grpo import world_of
+from experiments.console import at_least, main, write_json
+from experiments.grids import spread
+from pool import Problem, connect
+from tir_env.world import World
+
+if TYPE_CHECKING:
+    from transformers import Qwen3VLConfig
+
+VOCABULARY = 151_936
+SECONDS = ("seconds", "seconds/generation", "seconds/tools", "seconds/learning")
+SEEING = {"2B": (1024, 24, 4096, (5, 11, 17)), "4B": (1024, 24, 4096, (5, 11, 17)), "8B": (1152, 27, 4304, (8, 16, 24))}
+"""Width, depth and inner width of the vision tower, and the blocks whose features go into deepstack."""
+READING = {"2B": (2048, 28, 6144, 16), "4B": (2560, 36, 9728, 32), "8B": (4096, 36, 12288, 32)}
+"""Width, depth, inner width and heads of the language model; all have 8 heads of keys, 128 wide."""
+
+
+@dataclass
+class Bench:
+    sizes: tuple[str, ...] = ("pocket",)
+    """pocket, 2B, 4B, 8B; with :lora only adapters learn, with :lora+ckpt activations are computed again, too."""
+    side: int = 256
+    """Of the images."""
+    turns: int = 4
+    """Tool calls in an episode."""
+    prompts: int = 8
+    """Starts in a step."""
+    rollouts: int = 8
+    """Rollouts of each."""
+    rounds: int = 3
+    """Steps, after one that does not count."""
+    rank: int = 64
+    """Of LoRA."""
+    tokens: int = 8192
+    """Read at a time when learning."""
+    seed: int = 0
+    """Of everything."""
+    json: Path | None = None
+    """Write all figures here."""
+
+
+class Dictated(Own):
+    """Says what it is told, a token at a time. It draws, too, and puts the dictated token in the place of what it drew."""
+
+    def __init__(self, vlm: Vlm, chat: Chat, seed: int) -> None:
+        super().__init__(vlm, chat)
+        self.rng, self.tools = np.random.default_rng(seed), [tool.name for tool in chat.toolbox]
+        self.tokens = 0
+
+    def open(self, openings: Sequence[Piece], group: int) -> None:
+        super().open(openings, group)
+        self.plans = [self.rng.permutation(self.tools).tolist() for _ in range(len(openings) * group)]
+
+    @torch.inference_mode()
+    def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
+        pieces = [self.chat.say(call(plan.pop())) for plan in self.plans]
+        for column in range(max(len(piece.ids) for piece in pieces)):
+            heard = audible(self.logits, self.chat)
+            draw(heard, manner, rng)
+            chances = torch.log_softmax(heard, dim=-1)
+            fed = [piece.ids[column : column + 1] for piece in pieces]
+            told = torch.tensor([[each[0] if each else 0] for each in fed], device=chances.device)
+            for piece, logp in zip(pieces, chances.gather(1, told)[:, 0].tolist(), strict=True):
+                if column < len(piece.ids):
+                    piece.logps.append(logp)
+            self.logits = self.context.read(fed)
+        self.tokens += sum(len(piece.ids) for piece in pieces)
+        return pieces
+
+    def hear(self, stay: Sequence[int], heard: Sequence[Piece]) -> None:
+        self.plans = [self.plans[row] for row in stay]
+        super().hear(stay, heard)
+
+
+def model_of(size: str, settings: Bench) -> Vlm:
+    name, *how = size.split(":")
+    lora, checkpointing = how in (["lora"], ["lora+ckpt"]), how == ["lora+ckpt"]
+    if (name != "pocket" and name not in READING) or (how and not lora):
+        known = ", ".join(["pocket", *READING])
+        raise Problem(f"--sizes {size}", "is not known", f"Choose among {known}, each alone or with :lora or :lora+ckpt.")
+    device = gpu_or_cpu()
+    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    spec = VlmSpec(POCKET, dtype, settings.rank if lora else 0, checkpointing=checkpointing)
+    torch.manual_seed(settings.seed)
+    if name == "pocket":
+        return load(spec)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    try:
+        with device:
+            return random_weights(name, spec)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def random_weights(name: str, spec: VlmSpec) -> Vlm:
+    """The shipped tokenizer's tokens are the first of Qwen3-VL's vocabulary; the processor has its patches."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration
+
+    with torch.device("cpu"):
+        processor = load(VlmSpec()).processor
+    processor.image_processor = Qwen2VLImageProcessor(
+        patch_size=16, merge_size=2, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        size={"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024},
+    )  # fmt: skip
+    known = processor.tokenizer.convert_tokens_to_ids
+    places = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    config = config_of(name, {place: known(token) for place, token in zip(places, VISION, strict=True)})
+    return prepared(Qwen3VLForConditionalGeneration(config), processor, spec)
+
+
+def config_of(name: str, tokens: dict[str, Any]) -> Qwen3VLConfig:
+    from transformers import Qwen3VLConfig
+
+    width, layers, inner, heads = READING[name]
+    seen, depth, seen_inner, levels = SEEING[name]
+    turning = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    return Qwen3VLConfig(
+        text_config={
+            "vocab_size": VOCABULARY, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
+            "tie_word_embeddings": name != "8B", "rope_parameters": turning,
+        },
+        vision_config={
+            "depth": depth, "hidden_size": seen, "intermediate_size": seen_inner, "num_heads": 16, "patch_size": 16,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": width, "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": list(levels),
+        },
+        tie_word_embeddings=name != "8B", **tokens,
+    )  # fmt: skip
+
+
+def measured(size: str, world: World, settings: Bench) -> dict[str, Any]:
+    device = gpu_or_cpu()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    vlm = model_of(size, settings)
+    team = Team(device=device)
+    team.prepare(vlm)
+    chat = vlm.chat(world.toolbox)
+    manner = Manner(tokens=65536, slips=0)
+    many = settings.prompts * settings.rollouts
+    plan = GrpoSettings(settings.prompts, settings.rollouts, many, lr=1e-6, manner=manner)
+    engine = Dictated(vlm, chat, settings.seed)
+    effort = Effort(settings.tokens, share="ckpt" not in size)
+    learner = Grpo(vlm, chat, world, plan, team, settings.seed, settings.seed, effort, engine)
+    rows: list[dict[str, float]] = []
+    for number in range(settings.rounds + 1):
+        engine.tokens, began = 0, time.perf_counter()
+        row = learner.step()
+        row |= {"seconds": time.perf_counter() - began, "spoken": engine.tokens}
+        if number:
+            rows.append(row)
+    return {
+        "size": size,
+        "parameters": sum(p.numel() for p in vlm.model.parameters()),
+        "learning": sum(p.numel() for p in vlm.trained.values()),
+        "opening": len(chat.opening(np.zeros((settings.side, settings.side, 3), np.uint8)).ids),
+        "gigabytes": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
+        **{name: [row[name] for row in rows] for name in (*SECONDS, "spoken", "tool_calls", "failed", "moved", "gradient")},
+    }
+
+
+def bench(settings: Bench) -> None:
+    at_least(1, turns=settings.turns, prompts=settings.prompts, rounds=settings.rounds, rank=settings.rank)
+    at_least(2, rollouts=settings.rollouts)
+    device = gpu_or_cpu()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    console, results = Console(), []
+    for size in settings.sizes:
+        with connect("local") as pool:
+            results.append(measured(size, world_of(settings.side, 0.0, pool, 2 * settings.turns, settings.turns), settings))
+        console.print(show(results, name))
+        write_json(settings.json, {"settings": asdict(settings), "device": name, "results": results})
+
+
+def show(results: Sequence[dict[str, Any]], device: str) -> Table:
+    made = Table(title=f"Seconds for a step on {device}, ± standard deviation", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("model", "parameters", "learn", "a step", "generation", "tools", "learning", "tokens said/s", "GiB"):
+        made.add_column(column, justify="right")
+    for row in results:
+        seconds = [spread(np.array(row[name]), 1) for name in SECONDS]
+        counts = [f"{row[name] / 1e6:,.0f} M" for name in ("parameters", "learning")]
+        said = np.mean(np.array(row["spoken"]) / np.array(row["seconds/generation"]))
+        held = "" if row["gigabytes"] is None else f"{row['gigabytes']:.0f}"
+        made.add_row(row["size"], *counts, *seconds, f"{said:,.0f}", held)
+    return made
+
+
+if __name__ == "__main__":
+    main(Bench, bench, __doc__)
