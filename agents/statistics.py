@@ -55,9 +55,10 @@ class Statistics(Model):
     def _look(self, image: np.ndarray) -> Features:
         import torch
 
+        from rewards.quality import full_precision
         from rewards.scorer_network import statistics
 
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             numbers = [
                 statistics(
                     torch.from_numpy(np.ascontiguousarray(w.transpose(2, 0, 1)))[None].to(self._device).float().div_(255)

@@ -92,6 +92,7 @@ def bench(settings: Bench) -> None:
     at_least(1, turns=settings.turns, prompts=settings.prompts, rounds=settings.rounds, threads=settings.threads)
     at_least(0, warm_up=settings.warm_up)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses to compute where it sees several GPUs
     needed("trl")
     torch.set_num_threads(settings.threads)
     console = Console()

@@ -312,12 +312,13 @@ def costs(episodes: dict[str, list[Episode]], settings: Compare, bound: str) -> 
 
 
 def mean_and_error(episodes: Sequence[Episode], metric: str) -> str:
-    """The standard error is that of the photographs' means: two crops of one photograph are no two photographs."""
+    """The standard error is that of the mean over clusters: two crops of one photograph are no two photographs."""
     known = [each for each in episodes if np.isfinite(each["gain"][metric])]
     middle = mean(episodes, metric)
-    photographs = {each["image"] for each in known}
-    means = [np.mean([each["gain"][metric] for each in known if each["image"] == image]) for image in photographs]
-    error = np.std(means, ddof=1) / len(means) ** 0.5 if len(means) > 1 else np.nan
+    photographs = sorted({each["image"] for each in known})
+    rests = [sum(each["gain"][metric] - middle for each in known if each["image"] == image) for image in photographs]
+    count = len(rests)
+    error = (count / (count - 1) * np.sum(np.square(rests))) ** 0.5 / len(known) if count > 1 else np.nan
     digits = 2 if abs(middle) >= 1 else 3
     return f"{middle:+.{digits}f} ±{error:.{digits}f}"
 

@@ -175,13 +175,12 @@ def hacked(cell: Cell) -> bool:
 def beats(ours: Sequence[Cell], theirs: Sequence[Cell], metrics: Sequence[str]) -> tuple[float, float, float]:
     """rliable's probability of improvement: that a run with one design gains more than a run with another, the mean over metrics.
 
-    With 95 % of what other seeds would say: seeds are drawn again, for both designs the same ones, since they share their starts.
+    Runs of one seed are held against each other: they share first weights and starts. With 95 % of what other seeds would say.
     """
     mine, yours = (np.array([[cell["gain"][metric] for metric in metrics] for cell in cells]) for cells in (ours, theirs))
-    higher = np.sign(mine[:, None] - yours[None]).mean(axis=2) / 2 + 0.5  # [our seeds, their seeds], ties count a half
+    higher = np.sign(mine - yours).mean(axis=1) / 2 + 0.5  # [seeds], ties count a half
     drawn = np.random.default_rng(0).integers(len(higher), size=(2000, len(higher)))
-    again = [higher[np.ix_(seeds, seeds)].mean() for seeds in drawn]
-    low, high = np.quantile(again, (0.025, 0.975))
+    low, high = np.quantile(higher[drawn].mean(axis=1), (0.025, 0.975))
     return float(higher.mean()), float(low), float(high)
 
 
@@ -206,14 +205,25 @@ def told(values: Sequence[float]) -> str:
     return f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
+def common_course(found: dict[str, list[Cell]], seed: int, metric: str) -> np.ndarray:
+    """What a round's starts do to all designs alike: the median of their curves; of a single design nothing is known of it."""
+    curves = np.stack([curve_of(cells[seed], metric) for cells in found.values()])
+    return np.median(curves, axis=0) if len(curves) > 1 else np.zeros_like(curves[0])
+
+
 def dynamics(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
+    """The training starts of a round differ from those of the next, and are the same for all designs of a seed."""
     columns = [f"{metric}, {what}" for metric in settings.metrics for what in ("area", "drop")]
-    grid = Grid("During training: area under the curve of the gain, and its worst drop", ["design", *columns])
+    what = (
+        "its worst drop below the designs' common course" if len(found) > 1 else "its worst drop, luck of the starts among it"
+    )
+    grid = Grid(f"During training: area under the curve of the gain, and {what}", ["design", *columns])
     for design, cells in found.items():
         cellular = []
         for metric in settings.metrics:
             curves = [curve_of(cell, metric) for cell in cells]
-            cellular += [f"{interquartile([*map(area, curves)]):+.3f}", f"{interquartile([*map(worst_drop, curves)]):.3f}"]
+            drops = [worst_drop(curve - common_course(found, seed, metric)) for seed, curve in enumerate(curves)]
+            cellular += [f"{interquartile([*map(area, curves)]):+.3f}", f"{interquartile(drops):.3f}"]
         grid.add(design, *cellular)
     return grid
 

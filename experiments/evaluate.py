@@ -25,7 +25,7 @@ from rich.table import Table
 from agents.agent import Agent, observer_for, play
 from agents.opening import agent_folder, open_agent
 from experiments.console import at_least, main, plain_console, write_json
-from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary
+from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary, tell_failures
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
 from experiments.tool_pool import ToolPool
@@ -39,9 +39,9 @@ from tir_env.world import World
 class Evaluate:
     agent: str
     """The folder of a run, random, none, oracle:psnr, agenticir, 4kagent, mair, q-agent, hybrid, zero-shot:endpoint:MODEL@URL, a tool
-    such as denoise/drunet, or several in a row joined by +."""
+    such as denoise/drunet, several in a row joined by +, or your own as module:Class."""
     suite: str = "mio100-a"
-    """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
+    """What spoils the images: a suite's name, a YAML file, a case such as rain+haze, or as-is: they are spoilt already."""
     images: str = "skimage"
     """Clean photographs: skimage, generated:COUNT, a folder, or several joined by commas."""
     depth: str = "synthetic"
@@ -136,6 +136,7 @@ def evaluate(settings: Evaluate) -> None:
         f"{whole['seconds per image']:.3f} s with {settings.at_once} side by side; {whole['failures']:.0f} failures in all",
         soft_wrap=True,
     )
+    tell_failures(played, console)
     whole["fallbacks"] = sum(step.notes.get("fallbacks", 0) for t in played for step in t.steps)
     if whole["fallbacks"]:
         console.print(f"{whole['fallbacks']} answers of a language model were missing or no use; the remarks in --json tell")

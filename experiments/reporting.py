@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from experiments.runs import Row
@@ -41,10 +42,17 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
     row["failures"] = float(sum(len(t.failures) for t in trajectories))
     if seconds is not None:
         row["seconds per image"] = seconds / len(trajectories)
-    tasks = Counter(task for t in trajectories for task in dict.fromkeys(name.partition("/")[0] for name in t.tool_names))
+    ran = ([s.tool.partition("/")[0] for s in t.steps if s.changed] for t in trajectories)
+    tasks = Counter(task for names in ran for task in dict.fromkeys(names))
     row["tasks"] = {task: count / len(trajectories) for task, count in tasks.most_common()}  # share of episodes
     row["usage"] = {tool: count / len(decisions) for tool, count in usage.most_common()}
     return row
+
+
+def tell_failures(trajectories: Iterable[Trajectory], console: Console) -> None:
+    """The commonest reasons."""
+    for message, count in Counter(f.message for t in trajectories for f in t.failures).most_common(3):
+        console.print(f"  {count} x {message}", markup=False, soft_wrap=True)
 
 
 def by_case(trajectories: Sequence[Trajectory], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,10 @@
 
 For each picture you get the result as PNG and a figure of the steps: which tool was applied, and what it did. No clean reference is
 needed; the scores in the figure are no-reference ones. Your pictures are never written over, earlier results only with --overwrite.
+
+PNG, JPEG, WebP, TIFF and BMP are read, others (HEIC) passed over. The orientation in EXIF is applied; other metadata and colour
+profiles are not kept: convert to sRGB first. An agent with enlarging tools may make 16 times the pixels, beyond 64 million without
+scores.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ class Restore:
     photo: Annotated[Path, tyro.conf.Positional]
     """A picture, or a folder of pictures."""
     agent: str
-    """The folder of a run, a training-free agent such as agenticir, a tool such as denoise/drunet, or several in a row joined by +."""
+    """The folder of a run, a training-free agent such as agenticir, a tool such as denoise/drunet, several in a row joined by +, or
+    your own as module:Class."""
     out: Path = DEFAULT_OUT
     """Where the results go: NAME.png and NAME-steps.png; the default gets a number behind it where it holds one of them already."""
     overwrite: bool = False

@@ -10,6 +10,8 @@
 You see the reward and the gains rise, then a table on held-out images. Everything is in one folder: config, log, TensorBoard
 curves, checkpoints, the trained agent (for evaluate.py and restore.py), pictures, and report.html with all of it: curves, tables, every
 step of every trajectory.
+
+The defaults below are those of the --algo, --policy and --preset that stand beside --help: `run.py --algo grpo --help`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import hashlib
 import platform
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
@@ -38,10 +39,11 @@ from experiments.console import at_least, command_for, main, parse, plain_consol
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
-from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table
+from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table, tell_failures
 from experiments.runs import KEEP, TABLE, TRAJECTORIES, RunFolder, free_folder
 from pool import Problem
-from tir_env.trajectory import Trajectory
+from tir_env.trajectory import Start, Trajectory
+from tir_env.tree import TreeWorld
 from tir_env.world import World
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Run:
     toolbox: str = LIGHT["toolbox"]
     """The tools: pocket, full, rl-restore, or a YAML file; tools without their weights are left out."""
     suite: str = LIGHT["suite"]
-    """What spoils the images: a suite's name, a YAML file, or a case such as rain+haze."""
+    """What spoils the images: a suite's name, a YAML file, a case such as rain+haze, or as-is: they are spoilt already."""
     images: str = LIGHT["images"]
     """Clean photographs, of which the train part is used: skimage, generated:COUNT, a folder, or several joined by commas."""
     depth: str = "synthetic"
@@ -92,7 +94,8 @@ class Run:
     crop: int = LIGHT["crop"]
     """Side of the random crop; 0 for whole photographs."""
     starts: int = LIGHT["starts"]
-    """Train on so many first images only, spread evenly over the cases; 0: always new ones. Of the vlm, stage 2: one after another."""
+    """Train on so many first images only, spread evenly over the cases, the same for all seeds; 0: always new ones. Of the vlm,
+    stage 2: one after another."""
     encoder: str = LIGHT["encoder"]
     """The frozen image encoder: pocket-clip, pocket-levels, statistics, a name of open_clip's, or your own as module:Class."""
     pretrained: str = LIGHT["pretrained"]
@@ -116,7 +119,7 @@ class Run:
     env_runners: int = 0
     """Processes that play episodes; 0: the main one does."""
     learners: int = 0
-    """Processes that learn; 0: the main one does."""
+    """Processes that learn; 0: the main one does (of the vlm: one of Ray Train's)."""
     gpus: float = 0.0
     """GPUs of each learner."""
     ray_address: str = "local"
@@ -291,9 +294,16 @@ def open_folder(settings: Run, console: Console) -> RunFolder:
     return RunFolder.create(path, replace(settings, out=path))
 
 
+def held_out(world: World, count: int) -> list[Start]:
+    """The same ones whatever the seed, so that trainings differ by what they have learnt alone. Of a tree each start comes once."""
+    if isinstance(world, TreeWorld):
+        return [world.tree.starts[number].start for number in world.mine[:count]]
+    return world.draw_many(1, range(count))
+
+
 def compare(settings: Run, world: World, agents: dict[str, Opened], folder: RunFolder, console: Console) -> None:
     """The first agent beside the others, no tool, random and every single tool, all on the same held-out starts."""
-    starts = world.draw_many(settings.seed + 1, range(settings.test_episodes))
+    starts = held_out(world, settings.test_episodes)
     trained = next(iter(agents))
     bounds: dict[str, Opened] = {
         "random": partial(RandomAgent, settings.seed),
@@ -312,10 +322,10 @@ def compare(settings: Run, world: World, agents: dict[str, Opened], folder: RunF
     singles = sorted((tool.name for tool in world.toolbox), key=lambda name: -rank(rows[name], settings.metrics))
     shown = {name: rows[name] for name in (*agents, *bounds)}
     shown |= {f"best: {singles[0]}": rows[singles[0]]} | {name: rows[name] for name in singles[1:5]}
-    console.print(f"{len(starts)} starts on {len(world.images)} photographs that training never saw ({world.images.name})")
+    what = f"{len(starts)} starts on {len(world.images)} photographs that training never saw ({world.images.name})"
+    console.print(f"{what}. best: chosen among all tools on these starts", soft_wrap=True)
     console.print(table(shown, settings.metrics, bold=trained))
-    for message, count in Counter(f.message for each in results.values() for t in each for f in t.failures).most_common(3):
-        console.print(f"  {count} x {message}")
+    tell_failures((t for each in results.values() for t in each), console)
     cases = {name: by_case(results[name], settings.metrics) for name in (trained, singles[0])}
     write_json(folder.path / TABLE, {"settings": asdict(settings), "rows": rows, "by case": cases})
     draw_curves(folder.rows(), settings.metrics, folder.path / "figures" / "curves.png")

@@ -26,6 +26,7 @@ from agents.vlm import demonstrations
 from agents.vlm.agent import MODEL, VlmAgent
 from agents.vlm.config import VlmOptions
 from agents.vlm.model import gpu_or_cpu, load
+from agents.vlm.settings import POCKET
 from agents.vlm.vllm_engine import needed
 from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 PLAYED, DEMONSTRATIONS, AFTER_SFT = "played", "demonstrations", "after-sft"
 Stage = Literal["sft", "grpo"]
 OFTEN = 100  # steps of stage 1 between checkpoints, at most
+PATIENCE = (
+    6 * 3600
+)  # seconds that learners wait for one whose tools hang, each call of which has attempts and deadlines of its own
 
 
 class VlmWorkplace(Workplace):
@@ -55,6 +59,9 @@ class VlmWorkplace(Workplace):
         if options.shard and options.lora:
             raise Problem("--shard", "does not go with --lora: adapters are small", "Leave one of them out.")
         learners = max(1, settings.learners)
+        if learners > 1 and 0 < settings.gpus < 1:
+            reason = "would put several learners on one GPU, which NCCL refuses"
+            raise Problem(f"--gpus {settings.gpus:g}", reason, "Give whole GPUs, or one learner.")
         if options.rl and options.prompts % learners:
             reason = f"cannot be dealt out to {learners} learners"
             raise Problem(f"--prompts {options.prompts}", reason, "Choose a multiple of --learners.")
@@ -79,6 +86,10 @@ class VlmWorkplace(Workplace):
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, options = self.settings, self.settings.vlm
         assert self.pool is not None, "a Workplace is used in a with"
+        if settings.gpus and gpu_or_cpu().type == "cpu" and options.model != POCKET:
+            played = f"the {settings.test_episodes} episodes at the end are played on its CPU"
+            remedy = "begin on a machine with a GPU, or give few --test-episodes and use evaluate.py elsewhere"
+            console.print(f"the learners have GPUs and this process has none: {played}; {remedy}", soft_wrap=True)
         world = World(**self.world_settings("train") | {"starts": 0}, pool=self.pool)  # stage 2's starts are not demonstrated
         count = 0
         if options.sft:
@@ -157,7 +168,7 @@ class VlmWorkplace(Workplace):
         if folder.last_checkpoint()[0] >= last:
             return
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.exceptions import WorkerGroupError
 
         from experiments.vlm_stage import work
@@ -181,6 +192,7 @@ class VlmWorkplace(Workplace):
         trainer = TorchTrainer(
             work,
             train_loop_config=task,
+            torch_config=TorchConfig(timeout_s=PATIENCE),
             scaling_config=ScalingConfig(num_workers=learners, use_gpu=bool(settings.gpus), resources_per_worker=resources),
             run_config=RunConfig(name=stage, storage_path=str((folder.path / "ray-train").resolve())),
         )

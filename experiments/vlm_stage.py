@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from agents.vlm.vllm_engine import VllmEngine
 from experiments.runs import Row, RunFolder
 from experiments.validation import Validation, due
 from experiments.vlm import AFTER_SFT, OFTEN, Plan, Stage, lessons_of
-from pool import connect
+from pool import Problem, connect
 from rewards import make_reward
 from tir_env.side_by_side import stream_of
 from tir_env.world import World
@@ -52,7 +53,7 @@ def work(task: dict[str, Any]) -> None:
     done, checkpoint = folder.last_checkpoint()
     if rank == 0:
         folder.rewind(done)
-    with connect(**task["pool"]) as pool:
+    with connect(**task["pool"]) as pool, remedied():
         learner = make_learner(settings, task["world"], stage, folder, team, pool)
         if checkpoint is not None and done > first:
             learner.load(checkpoint)
@@ -72,6 +73,16 @@ def work(task: dict[str, Any]) -> None:
                 folder.append(row)
             if (number - first) % every == 0 or number == last:
                 keep(learner, settings, stage, folder, number, finished=number == last)
+
+
+@contextmanager
+def remedied() -> Iterator[None]:
+    """A GPU that is too small is a mistake in the settings, and would be too small again."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        remedy = "Lower --batch-tokens or --at-once, or add --gradient-checkpointing, --lora or --learners with --shard; then --resume."
+        raise Problem("a learner's GPU", f"has no memory left: {str(error).splitlines()[0]}", remedy) from error
 
 
 def make_learner(settings: Run, place: dict[str, Any], stage: Stage, folder: RunFolder, team: Team, pool: Any) -> Learner:

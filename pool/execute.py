@@ -44,17 +44,21 @@ def load(model: Model) -> Answer:
     return Answer(OK, None, time.perf_counter() - began)
 
 
-def run(model: Model, items: Sequence[Any]) -> list[Answer]:
-    """One answer per item. A batch that fails as a whole is tried one by one, so that one bad item spoils no other."""
-    began = time.perf_counter()
+def run(model: Model, items: Sequence[Any], again: bool = True) -> list[Answer]:
+    """One answer per item. A batch that fails as a whole is tried one by one, so that one bad item spoils no other; what found no room
+    on a GPU is tried once more."""
+    began, fault = time.perf_counter(), ""
     try:
         values = model.run(items)
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
+        fault = describe(cause)  # with the exception go the tensors of the batch, which its frames hold
+    if fault:
+        room = "OutOfMemoryError" in fault and free_memory()
         if len(items) > 1:
             return [run(model, [item])[0] for item in items]
-        return [Answer(RAISED, describe(cause), time.perf_counter() - began)]
+        return run(model, items, again=False) if room and again else [Answer(RAISED, fault, time.perf_counter() - began)]
     seconds = (time.perf_counter() - began) / max(1, len(items))
     if not isinstance(values, (list, tuple)) or len(values) != len(items):
         found = f"{len(values)} results" if isinstance(values, (list, tuple)) else type(values).__name__
@@ -114,8 +118,18 @@ def settle(model: Model) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         for part in vars(model).values():
-            if isinstance(part, torch.nn.Module):
-                part.to(memory_format=torch.channels_last)
+            for tensor in (*part.parameters(), *part.buffers()) if isinstance(part, torch.nn.Module) else ():
+                if tensor.dim() == 4:  # others have no such layout: a Qwen-VL has a convolution in three dimensions
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def free_memory() -> bool:
+    """Give back to the GPU what torch keeps for later; whether there is one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    torch.cuda.empty_cache()
+    return True
 
 
 def precision(model: Model, gpu: bool) -> contextlib.AbstractContextManager[Any]:

@@ -163,7 +163,8 @@ class Fleet:
                 max_restarts=0,
                 max_task_retries=0,
                 max_concurrency=1,
-                scheduling_strategy="SPREAD",
+                # Parts of GPUs fill one before they begin another: a learner may be waiting for a whole one.
+                scheduling_strategy="DEFAULT" if 0 < self._gpus < 1 else "SPREAD",
             )
             .remote(options.namespace, self.name, slot, options.memory, options.threads, options.nice)
         )

@@ -173,8 +173,7 @@ class Worker:
             evicted = True
         if evicted:
             gc.collect()
-            if self._gpu and "torch" in sys.modules:
-                sys.modules["torch"].cuda.empty_cache()
+            execute.free_memory()
 
     def _arm(self, phase: int, job: Job, first: int, count: int, limit: float) -> None:
         """Say what comes now, and let the kernel end this process if it takes too long.

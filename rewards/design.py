@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
@@ -128,6 +129,13 @@ def paid(design: RewardDesign, before: Quality, after: Quality) -> float:
     return reward
 
 
+def judged(design: RewardDesign, qualities: Sequence[Quality]) -> float:
+    """The return of a valid episode by the design's present state; `qualities` are those at the start and after each tool that ran."""
+    if not design.every_step:
+        return paid(design, qualities[0], qualities[-1])
+    return sum(paid(design, before, after) for before, after in pairwise(qualities))
+
+
 def _told(quality: Quality) -> str:
     return ", ".join(f"{metric} {score.value:.4g}" for metric, score in quality.items())
 
@@ -150,6 +158,6 @@ def group_advantages(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     count = mask.sum(axis=1, keepdims=True)
     deviation = np.where(mask, known - known.sum(axis=1, keepdims=True) / np.maximum(count, 1), 0.0)
     std = np.sqrt((deviation**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1))
-    # Equal rewards differ by rounding errors, which are no advantage.
-    differ = std > 1e-9 * np.abs(known).max(axis=1, keepdims=True, initial=0.0)
+    # Equal rewards differ by rounding errors, which are no advantage: of their own size, or of the steps that cancel in a return.
+    differ = std > np.maximum(1e-9 * np.abs(known).max(axis=1, keepdims=True, initial=0.0), 1e-12)
     return np.where(differ, deviation / np.where(differ, std, 1.0), 0.0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pool import Traits
 from rewards.levels import expectation
-from rewards.quality import MetricError, Score, Scorer
+from rewards.quality import MetricError, Score, Scorer, full_precision
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ class PocketDeqa(Scorer):
         from rewards.scorer_network import as_seen
 
         assert self._network is not None, "run() loads first"
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             # One window at a time: a batch would compute in another order, and on a core it is no faster.
             seen = as_seen(_tensor(image).to(self._device))
             logits = [self._network(seen[..., rows, columns]) for rows, columns in windows(*seen.shape[-2:])]

@@ -102,7 +102,7 @@ class Metric(Scorer):
         for image, reference in items:
             self._check_sizes(image, reference)
         together = self.metric in BATCHED and len({image.shape for image, _ in items}) == 1
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             if together:
                 return self._scores(self._run(items), len(items))
             scores = []
@@ -147,6 +147,13 @@ def _tensor(images: Sequence[np.ndarray]) -> Any:
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def full_precision() -> contextlib.AbstractContextManager[None]:
+    """Convolutions on a GPU round to ten binary digits unless told not to: too few where local variances are differences."""
+    import torch
+
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
 
 
 @contextlib.contextmanager

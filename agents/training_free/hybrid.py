@@ -1,6 +1,6 @@
-"""HybridAgent (Li et al., 2025): easy images get one call of a fast tool, hard ones the slow agent.
+"""HybridAgent (Li et al., 2025): easy images get one call of a fast tool, hard ones the slow agent, good ones none.
 
-Easy is an image with one degradation that is medium or worse, or none. The fast tool is the toolbox's first for all degradations in
+Easy is an image with one degradation that is medium or worse. The fast tool is the toolbox's first for all degradations in
 one, or, without such a network, the first one of the task.
 """
 

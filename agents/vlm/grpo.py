@@ -25,7 +25,8 @@ from agents.vlm.rollout import Clock, Engine, Episode, Own, rollout
 from agents.vlm.settings import Effort, GrpoSettings
 from agents.vlm.team import Team
 from pool import Problem
-from rewards import RewardDesign
+from rewards import RewardDesign, judged
+from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
 
@@ -56,6 +57,7 @@ class Grpo(Learner):
 
     def step(self) -> dict[str, float]:
         clock = Clock()
+        self.optimizer.zero_grad(set_to_none=True)  # rollouts want the memory
         with self.team.whole(self.vlm):
             with clock("generation"):
                 self.engine.follow(self.vlm)
@@ -111,7 +113,7 @@ class Grpo(Learner):
         shape = len(groups), self.settings.rollouts
         ends = self.design.values([quality_after(e) for e in flat(groups)]).reshape(*shape, -1)
         valid = np.array(counts).reshape(shape) & np.isfinite(ends).all(axis=-1)
-        returns = np.array([e.trajectory.total_reward for e in flat(groups)]).reshape(shape)
+        returns = np.array([return_by(self.design, e.trajectory) for e in flat(groups)]).reshape(shape)
         slips = np.array([e.wrong.total() + e.cut for e in flat(groups)]).reshape(shape)
         judged = self.design.advantages(returns, ends, valid) - self.settings.slip_cost * excess(slips, valid)
         return [float(a) for a in judged.reshape(-1)]
@@ -232,6 +234,13 @@ class Grpo(Learner):
 
 def flat(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
     return [episode for group in groups for episode in group]
+
+
+def return_by(design: RewardDesign, trajectory: Trajectory) -> float:
+    """What a trajectory has earned, by a design whose state has moved on since the world paid it."""
+    if not design.state or not all(step.valid for step in trajectory.steps):
+        return trajectory.total_reward
+    return judged(design, [trajectory.quality, *(step.quality for step in trajectory.steps if step.changed)])
 
 
 def excess(slips: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ class Learner(ABC):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
         try:
-            state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", mmap=True, weights_only=True)
         except Exception as error:  # torch.load raises many kinds for a file that is cut short or is no state
             reason = f"cannot be read: {type(error).__name__}: {str(error)[:100]}"
             raise VlmError(folder / STATE, reason, "Delete this checkpoint; the one before it is used then.") from error

@@ -85,6 +85,9 @@ class Engine(ABC):
     def hear(self, stay: Sequence[int], heard: Sequence[Piece]) -> None:
         """The dialogues `stay` go on, and this is what they hear."""
 
+    def forget(self) -> None:  # noqa: B027 (whoever keeps nothing of a dialogue has nothing to do)
+        """Nobody speaks until the next `open`: memory is wanted for learning."""
+
     def follow(self, vlm: Vlm) -> None:  # noqa: B027 (whoever speaks with the learner's own weights has nothing to do)
         """Speak with the weights that `vlm` has now."""
 
@@ -92,8 +95,14 @@ class Engine(ABC):
 class Own(Engine):
     """The model itself: everything is read once, what rows share once for all of them."""
 
+    context: Contexts
+    logits: torch.Tensor
+
     def __init__(self, vlm: Vlm, chat: Chat) -> None:
         self.vlm, self.chat = vlm, chat
+
+    def forget(self) -> None:
+        del self.context, self.logits
 
     @torch.inference_mode()
     def open(self, openings: Sequence[Piece], group: int) -> None:
@@ -161,6 +170,7 @@ def play(
             episode.dialogue.pieces.append(piece)
         with clock("generation"):
             engine.hear(stay, heard)
+    engine.forget()
     vlm.train(training)
 
 

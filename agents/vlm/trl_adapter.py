@@ -35,6 +35,7 @@ from transformers.utils import get_json_schema
 
 from agents.vlm import words
 from agents.vlm.chat import Chat
+from agents.vlm.grpo import return_by
 from pool import Problem
 from tir_env.env import make_world
 from tir_env.images.operations import Image, digest
@@ -138,11 +139,10 @@ def design_reward(world: World) -> Reward:
 
     def reward(environments: Sequence[Any], **_: Any) -> list[float | None]:
         trajectories = finished(world, environments)
-        returns = [None if t is None else t.total_reward for t in trajectories]
         valid = [t for t in trajectories if t is not None]
         design = world.reward
         design.observe(design.values([t.quality for t in valid]), design.values([t.end_quality for t in valid]))
-        return returns
+        return [None if t is None else return_by(design, t) for t in trajectories]
 
     reward.__name__ = world.reward.name
     return reward

@@ -72,6 +72,7 @@ def train(settings: Example) -> None:
     at_least(2, rollouts=settings.rollouts)
     at_least(0, warm_up=settings.warm_up)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL refuses to compute where it sees several GPUs
     trl, gpu = needed("trl"), torch.cuda.is_available()
     toolbox = Toolbox.load(settings.toolbox).subset(settings.only)
     world = World(suite=settings.suite, toolbox=toolbox, reward=settings.reward, horizon=settings.horizon, crop=settings.crop)

@@ -17,6 +17,7 @@ from experiments.compare_rewards import (
     area,
     beats,
     compare,
+    dynamics,
     hacked,
     interquartile,
     interval,
@@ -41,10 +42,21 @@ def test_a_drop_is_measured_from_what_was_reached() -> None:
     assert area(np.array([1.0, np.nan, 3.0])) == 2.0
 
 
+def test_what_all_designs_of_a_seed_go_through_is_no_drop() -> None:
+    luck = (0.0, 3.0, 0.0, 3.0, 0.0, 3.0, 0.0, 3.0, 0.0)
+    steady = [cell(1.0, curve=luck)]
+    fell = [cell(1.0, curve=tuple(value - 4.0 * (at > 4) for at, value in enumerate(luck)))]
+    settings = CompareRewards(("a", "b", "c"), seeds=1, metrics=("psnr",))
+    rows = dict(row[::2] for row in dynamics({"a": steady, "b": steady, "c": fell}, settings).rows)
+    assert (rows["a"], rows["c"]) == ("0.000", "4.000")
+    alone = dict(row[::2] for row in dynamics({"a": steady}, settings).rows)
+    assert float(alone["a"]) > 0.3, "of one design nobody can tell"
+
+
 def test_one_design_beats_another_as_often_as_its_runs_are_better() -> None:
     ours, theirs = [cell(1.0), cell(3.0)], [cell(2.0), cell(0.0)]
-    assert beats(ours, theirs, ["psnr"])[0] == 0.75
-    assert beats(ours, theirs, ["psnr", "ssim"])[0] == pytest.approx((0.75 + 0.5) / 2), "ties count half"
+    assert beats(ours, theirs, ["psnr"])[0] == 0.5, "runs of one seed are held against each other: it loses the first pair"
+    assert beats([cell(2.5), cell(3.0)], theirs, ["psnr", "ssim"])[0] == pytest.approx((1.0 + 0.5) / 2), "ties count half"
     assert beats(ours, theirs, ["psnr"])[0] + beats(theirs, ours, ["psnr"])[0] == 1.0
     _, low, high = beats(ours, theirs, ["psnr"])
     assert (low, high) == (0.0, 1.0), "with the first seed alone they lose, with the second alone they win"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,43 @@ def test_a_batch_that_fails_is_tried_one_by_one(tmp_path: Path) -> None:
     worker = Worker(str(tmp_path / "board"), "me", memory=4 << 20, threads=1, gpu=True)
     answers = run(worker, *((Batch(), np.full(2, value)) for value in (1, -1, 1))).answers
     assert [answer.status for answer in answers] == [execute.OK, execute.RAISED, execute.OK]
+
+
+class Full(Model):
+    """Finds no room for several items, nor for one while anything of the last try is alive."""
+
+    name = "full"
+
+    def __init__(self) -> None:
+        self.tried: list[weakref.ref[np.ndarray]] = []
+
+    def run(self, items: Sequence[Any]) -> list[Any]:
+        alive = any(reference() is not None for reference in self.tried)
+        activations = np.zeros(1000)
+        self.tried.append(weakref.ref(activations))
+        if len(items) > 1 or alive or len(self.tried) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(items)
+
+
+def test_what_found_no_room_on_a_gpu_is_tried_again_without_what_filled_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[int] = []
+    monkeypatch.setattr(execute, "free_memory", lambda: freed.append(1) or True)
+    answers = execute.run(Full(), [1, 2])
+    assert [answer.value for answer in answers] == [1, 2]
+    assert len(freed) == 2, "after the batch, and after the first item's first try"
+    monkeypatch.setattr(execute, "free_memory", lambda: False)
+    assert [answer.status for answer in execute.run(Full(), [1, 2])] == [execute.RAISED, execute.OK], "on a CPU once is enough"
+
+
+def test_only_flat_convolutions_are_laid_out_for_a_gpu() -> None:
+    model = Add()
+    model.network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.Conv3d(2, 2, 3), torch.nn.Linear(2, 2))  # type: ignore[attr-defined]
+    before = [p.detach().clone() for p in model.network.parameters()]  # type: ignore[attr-defined]
+    execute.settle(model)
+    after = list(model.network.parameters())  # type: ignore[attr-defined]
+    assert after[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
 def test_a_worker_whose_gpu_answers_no_more_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import MetricError, Quality, RewardDesign, RewardError, Score, Scorer, make_reward, open_metric, paid
+from rewards import (
+    MetricError,
+    Quality,
+    RewardDesign,
+    RewardError,
+    Score,
+    Scorer,
+    group_advantages,
+    judged,
+    make_reward,
+    open_metric,
+    paid,
+)
 from tir_env.world import World
 
 BEFORE = {"psnr": Score(20.0, 20.0), "lpips": Score(-0.5, 0.5)}
@@ -163,3 +176,28 @@ def test_a_metric_of_ones_own_is_named_by_its_class() -> None:
     ):
         with pytest.raises(MetricError, match=words):
             open_metric(spec)
+
+
+class Moving(RewardDesign):
+    """Pays nothing before it has seen a batch."""
+
+    name, metrics, state = "moving", ("psnr",), MappingProxyType({"weight": 0.0})
+
+    def step(self, before: Quality, after: Quality) -> float:
+        return self.state["weight"] * (after["psnr"].value - before["psnr"].value)
+
+    def update(self, statistics: Mapping[str, float]) -> None:
+        self.state = {"weight": self.state["weight"] + 2.0}
+
+
+def test_an_episode_is_judged_by_the_present_state() -> None:
+    design, qualities = Moving(), [{"psnr": Score(value, value)} for value in (20.0, 23.0, 22.0)]
+    assert judged(design, qualities) == 0.0
+    design.advance({})
+    assert judged(design, qualities) == 4.0
+    design.every_step = False
+    assert judged(design, [qualities[0], qualities[1]]) == 6.0
+
+
+def test_what_is_left_of_steps_that_cancel_is_no_advantage() -> None:
+    assert not group_advantages(np.array([[0.0, 0.1 + 0.2 - 0.3, 0.0, 0.0]]), np.ones((1, 4), bool)).any()

@@ -7,10 +7,10 @@ returns the record; `replay` spoils it again from the record alone, to the same 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tir_env.degradations.single import ALIASES, DEGRADATIONS, EIGHT, Params
 from tir_env.images.operations import Image, digest
 from tir_env.yaml_files import check_keys, list_value, number_value, read_mapping, suggest, text_value
 
+Made = TypeVar("Made")
 Range = tuple[float, float]
 Setting = float | str | Range  # what a suite fixes for a parameter: a value, or a range to draw from
 
@@ -291,7 +292,7 @@ def read_suite(path: Path) -> Suite:
 
 def _read_case(place: str, entry: Any) -> Case:
     if isinstance(entry, str):
-        return Case.parse(text_value(place, entry))
+        return _at(place, Case.parse, text_value(place, entry))
     check_keys(place, entry, ["name", "steps"])
     stages = [_read_stage(f"{place}: steps[{i}]", step) for i, step in enumerate(list_value(f"{place}: steps", entry["steps"]))]
     return Case(text_value(f"{place}: name", entry["name"]), tuple(stages))
@@ -299,7 +300,7 @@ def _read_case(place: str, entry: Any) -> Case:
 
 def _read_stage(place: str, entry: Any) -> Stage:
     if isinstance(entry, str):
-        return Stage(text_value(place, entry))
+        return _at(place, Stage, text_value(place, entry))
     if not isinstance(entry, dict) or len(entry) != 1:
         raise SuiteError(place, "must be one degradation, alone or with its parameters", "Write `- noise: {sigma: 30}`.")
     [(key, settings)] = entry.items()
@@ -307,8 +308,13 @@ def _read_stage(place: str, entry: Any) -> Stage:
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise SuiteError(f"{place}: {name}", "its parameters must be a mapping", "Write `- noise: {sigma: 30}`.")
     pinned = {key: _read_setting(f"{place}: {key}", value) for key, value in settings.items()}
+    return _at(place, Stage, name, pinned)
+
+
+def _at(place: str, make: Callable[..., Made], *given: Any) -> Made:
+    """A mistake is told with its place in the file."""
     try:
-        return Stage(name, pinned)
+        return make(*given)
     except Problem as problem:
         raise SuiteError(f"{place}: {problem.thing}", problem.reason, problem.remedy) from problem
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.export.passes import move_to_device_pass
 
 from tir_env.tools.networks import torch_function
 from tir_env.tools.tool import Function, Tool, ToolError
@@ -27,6 +28,8 @@ def exported_function(tool: Tool, weights: Weights) -> Function:
     inspect_program(path, remedy)
     try:
         program = torch.export.load(path)
+        if tool.traits.gpu and torch.cuda.is_available():  # it was made on a CPU, and says so wherever it makes a tensor
+            program = move_to_device_pass(program, "cuda")
         # Guards are code in the file; they only repeat which sizes were foreseen. Older versions of PyTorch have none.
         guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
         module = program.module(**guards)

@@ -19,7 +19,8 @@ class ToolboxError(Problem):
 
 
 class Toolbox:
-    """`Toolbox.load("pocket")`, `"full"`, `"rl-restore"`, or the path of your own YAML file. An immutable sequence of tools."""
+    """An immutable sequence of tools. `Toolbox.load("pocket")`, `"classical"`, `"small"`, `"full"`, `"rl-restore"`, or the path of your
+    own YAML file."""
 
     def __init__(self, name: str, tools: Iterable[Tool], description: str = "") -> None:
         self.name, self.description = name, description

@@ -23,6 +23,7 @@ from agents.vlm.trl_adapter import (
     restoration_environments,
 )
 from pool import Problem
+from rewards import judged
 from tests.conftest import BRIGHTER, FAILS, ROOT, fake_toolbox
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -141,8 +142,9 @@ def test_the_designs_reward_is_the_return_and_lets_it_adapt() -> None:
     failed.denoise("nan")
     reward = design_reward(world)
     values = reward(environments=[one, two, failed])
-    assert values == [one.trajectory.total_reward, two.trajectory.total_reward, None]
     assert world.reward.state["batches"] == 1
+    assert values == [*(judged(world.reward, [t.quality, t.end_quality]) for t in (one.trajectory, two.trajectory)), None]
+    assert values[0] != one.trajectory.total_reward, "the weights have moved since it was paid"
     assert reward.__name__ == world.reward.name
 
 
