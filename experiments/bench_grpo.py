@@ -3,9 +3,10 @@
     python experiments/bench_grpo.py --json grpo.json
 
 Both have the same model, world, starts, tools and number of rollouts; each step has new starts, and neither has run a tool on them
-before. The model has learnt to call four tools one after another, so that all rollouts take four turns. Both compute on a GPU if there
-is one. Tools take no time, or as long as `--delays` says. You see seconds for a step and their ratio, with the spread over rounds, and
-where our time goes; then our seconds for a step of one turn, of two, and so on.
+before. The model has learnt to call four tools one after another; now and then it slips, so a rollout takes about four turns, and how
+many calls and tokens it came to is told of both. Both compute on a GPU if there is one. Tools take no time, or as long as `--delays`
+says. You see seconds for a step and their ratio, with the spread over rounds, and where our time goes; then our seconds for a step of
+exactly one turn, of two, and so on, in which every rollout is told which tools to call.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import copy
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +26,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from agents.vlm.chat import Chat, Piece
 from agents.vlm.demonstrations import execute
 from agents.vlm.grpo import Grpo
+from agents.vlm.lessons import audible
 from agents.vlm.model import Vlm, gpu_or_cpu, load
+from agents.vlm.rollout import Own, draw
 from agents.vlm.settings import Effort, GrpoSettings, Manner, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from agents.vlm.trl_adapter import arguments, chat, dataset, design_reward, needed, restoration_environments
+from agents.vlm.words import call
 from experiments.console import at_least, main, write_json
 from experiments.grids import spread
 from pool import Pool, connect, dissolve
@@ -38,6 +44,7 @@ from tir_env.tools import Tool, Toolbox
 from tir_env.world import World
 
 POOL = "bench-grpo"
+SPOKEN = 48  # tokens of a turn, at most; a call has about 22
 
 
 @dataclass
@@ -116,17 +123,18 @@ def bench(settings: Bench) -> None:
 
 
 def growth(settings: Bench) -> list[dict[str, Any]]:
-    """Steps of so many turns, in turns; the model knows as many tools in all of them."""
+    """Steps of so many turns, in turns; the model hears of as many tools in all of them."""
     side, most = settings.sides[0], max(settings.growth)
-    vlm = prepared_model(side, most, settings)
+    torch.manual_seed(settings.seed)
+    vlm = Team(device=gpu_or_cpu()).prepare(load(VlmSpec()))
     with ExitStack() as stack:
         pools = [stack.enter_context(connect("local")) for _ in settings.growth]  # their starts are the same
         worlds = [world_of(side, 0.0, pool, most, turns) for pool, turns in zip(pools, settings.growth, strict=True)]
-        learners = [Ours(copy.deepcopy(vlm), world, settings) for world in worlds]
+        learners = [Ours(copy.deepcopy(vlm), world, settings, dictated=True) for world in worlds]
         taken = [[learner.step() for learner in learners] for _ in range(settings.rounds + 1)][1:]
     steps = zip(settings.growth, zip(*taken, strict=True), strict=True)
     return [
-        {"turns": turns, "seconds": [t for t, _ in each], "calls": float(np.mean([c for _, c in each]))}
+        {"turns": turns, "seconds": [step.seconds for step in each], "calls": float(np.mean([step.calls for step in each]))}
         for turns, each in steps
     ]
 
@@ -168,24 +176,24 @@ def measured(vlm: Vlm, worlds: list[World], settings: Bench) -> dict[str, Any]:
     rivals: dict[str, Ours | Theirs] = {
         "ours": Ours(copy.deepcopy(vlm), worlds[0], settings), "trl": Theirs(copy.deepcopy(vlm), worlds[1], settings)
     }  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    calls: dict[str, list[float]] = {name: [] for name in rivals}
+    taken: dict[str, list[Taken]] = {name: [] for name in rivals}
     split: list[dict[str, float]] = []
     for number in range(settings.rounds + 1):
         for name, rival in rivals.items():
-            took, called = rival.step()
+            step = rival.step()
             if number:
-                seconds[name].append(took)
-                calls[name].append(called)
+                taken[name].append(step)
         if number:
             split.append(rivals["ours"].split)  # type: ignore[union-attr]
+    seconds = {name: [step.seconds for step in steps] for name, steps in taken.items()}
     ratios = np.array(seconds["trl"]) / np.array(seconds["ours"])
     mean = {kind: float(np.mean([each[kind] for each in split])) for kind in split[0]}
     return {
         "seconds": seconds,
         "ratio": ratios.tolist(),
         "split": mean,
-        "calls": {k: float(np.mean(v)) for k, v in calls.items()},
+        "calls": {name: float(np.mean([step.calls for step in steps])) for name, steps in taken.items()},
+        "tokens": {name: float(np.mean([step.tokens for step in steps])) for name, steps in taken.items()},
     }
 
 
@@ -193,9 +201,50 @@ def starts_in_all(settings: Bench) -> int:
     return settings.prompts * (settings.rounds + 1)
 
 
+class Taken(NamedTuple):
+    """A step: seconds, and of a rollout the tool calls and the tokens that were said. TRL counts calls that were refused, too."""
+
+    seconds: float
+    calls: float
+    tokens: float
+
+
+class Dictated(Own):
+    """Says what it is told, a token at a time. It draws, too, and puts the dictated token in the place of what it drew."""
+
+    def __init__(self, vlm: Vlm, chat: Chat, seed: int) -> None:
+        super().__init__(vlm, chat)
+        self.rng, self.tools = np.random.default_rng(seed), [tool.name for tool in chat.toolbox]
+        self.tokens = 0
+
+    def open(self, openings: Sequence[Piece], group: int) -> None:
+        super().open(openings, group)
+        self.plans = [self.rng.permutation(self.tools).tolist() for _ in range(len(openings) * group)]
+
+    @torch.inference_mode()
+    def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
+        pieces = [self.chat.say(call(plan.pop())) for plan in self.plans]
+        for column in range(max(len(piece.ids) for piece in pieces)):
+            heard = audible(self.logits, self.chat)
+            draw(heard, manner, rng)
+            chances = torch.log_softmax(heard, dim=-1)
+            fed = [piece.ids[column : column + 1] for piece in pieces]
+            told = torch.tensor([[each[0] if each else 0] for each in fed], device=chances.device)
+            for piece, logp in zip(pieces, chances.gather(1, told)[:, 0].tolist(), strict=True):
+                if column < len(piece.ids):
+                    piece.logps.append(logp)
+            self.logits = self.context.read(fed)
+        self.tokens += sum(len(piece.ids) for piece in pieces)
+        return pieces
+
+    def hear(self, stay: Sequence[int], heard: Sequence[Piece]) -> None:
+        self.plans = [self.plans[row] for row in stay]
+        super().hear(stay, heard)
+
+
 class Ours:
-    def __init__(self, vlm: Vlm, world: World, settings: Bench) -> None:
-        manner = Manner(turn=48, slips=2)
+    def __init__(self, vlm: Vlm, world: World, settings: Bench, dictated: bool = False) -> None:
+        manner = Manner(turn=SPOKEN, slips=2)
         plan = GrpoSettings(settings.prompts, settings.rollouts, settings.prompts * settings.rollouts, lr=1e-6, manner=manner)
         self.learner = Grpo(
             vlm, chat(world, vlm.processor), world, plan, Team(device=vlm.device), settings.seed, settings.seed, Effort()
@@ -204,12 +253,12 @@ class Ours:
         world.open([(settings.seed, start) for start in range(starts_in_all(settings))])  # TRL's dataset has scored them, too
         self.rollouts = settings.prompts * settings.rollouts
 
-    def step(self) -> tuple[float, float]:
+    def step(self) -> Taken:
         began = time.perf_counter()
         row = self.learner.step()
         took = time.perf_counter() - began
         self.split = {kind: row[f"seconds/{kind}"] for kind in ("generation", "tools", "learning")}
-        return took, row["tool_calls"] / self.rollouts
+        return Taken(took, row["tool_calls"] / self.rollouts, row["tokens"] / self.rollouts)
 
 
 class Theirs:
@@ -218,6 +267,7 @@ class Theirs:
         self.world, self.rounds, self.prompts = world, 0, settings.prompts
         seconds: list[float] = []
         called: list[float] = []
+        said: list[float] = []
 
         class Timer(transformers.TrainerCallback):  # type: ignore[name-defined]
             began = 0.0
@@ -231,16 +281,18 @@ class Theirs:
             def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
                 if "tools/call_frequency" in logs:
                     called.append(logs["tools/call_frequency"])
+                    said.append(logs["completions/mean_length"])
 
-        self.seconds, self.called = seconds, called
-        tokens = chat(world, vlm.processor)
+        self.seconds, self.called, self.said = seconds, called, said
+        tokens, given = chat(world, vlm.processor), arguments(world, vlm.processor)
+        given["generation_kwargs"] |= {"max_new_tokens": SPOKEN}  # of a turn, as ours; its own option is of all turns together
         image = tokens.tokens_of(np.zeros((world.crop, world.crop, 3), np.uint8))
         config = trl.GRPOConfig(
             output_dir="out/bench_grpo", max_steps=1, learning_rate=1e-6, seed=settings.seed,
             per_device_train_batch_size=settings.rollouts, num_generations=settings.rollouts,
             gradient_accumulation_steps=settings.prompts, gradient_checkpointing=False,
             max_completion_length=(settings.turns + 1) * (image + 96), bf16=False, use_cpu=vlm.device.type == "cpu", logging_steps=1,
-            save_strategy="no", report_to="none", disable_tqdm=True, **arguments(world, vlm.processor),
+            save_strategy="no", report_to="none", disable_tqdm=True, **given,
         )  # fmt: skip
         self.starts = dataset(world, starts_in_all(settings), seed=settings.seed)
         self.trainer = trl.GRPOTrainer(
@@ -249,25 +301,25 @@ class Theirs:
         )  # fmt: skip
         self.trainer.remove_callback(transformers.PrinterCallback)
 
-    def step(self) -> tuple[float, float]:
+    def step(self) -> Taken:
         # Each call of `train` would draw the same starts from the whole of them.
         first = self.rounds * self.prompts
         self.trainer.train_dataset = self.starts.select(range(first, first + self.prompts))
         self.rounds += 1
         self.trainer.train()
-        return self.seconds[-1], self.called[-1]
+        return Taken(self.seconds[-1], self.called[-1], self.said[-1])
 
 
 def show(results: list[dict[str, Any]]) -> Table:
     made = Table(title="Seconds for a step, ± standard deviation over rounds", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("pixels", "tool", "ours", "TRL", "ratio", "calls", "generate/tools/learn"):
+    for column in ("pixels", "tool", "ours", "TRL", "ratio", "calls", "tokens", "generate/tools/learn"):
         made.add_column(column, justify="right")
     for row in results:
         ours, theirs, ratio = (np.array(each) for each in (row["seconds"]["ours"], row["seconds"]["trl"], row["ratio"]))
         split = "/".join(f"{row['split'][kind]:.1f}" for kind in ("generation", "tools", "learning"))
         made.add_row(
             str(row["side"]), f"{1000 * row['delay']:.0f} ms", spread(ours, 1), spread(theirs, 1), spread(ratio, 2),
-            f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}", split,
+            f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}", f"{row['tokens']['ours']:.0f} {row['tokens']['trl']:.0f}", split,
         )  # fmt: skip
     return made
 

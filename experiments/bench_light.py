@@ -174,7 +174,7 @@ def bounds(world: World, starts: Sequence[Start], exhaustive: int, count: int) -
     greedy = greedy_oracle(world.pool, tools, images, clean, none)
     print(f"  every sequence on {exhaustive} patches", flush=True)
     trees = sequences(world.pool, tools, images[:exhaustive], clean[:exhaustive], none[:exhaustive])
-    means = {name: float(np.mean(values)) for name, values in trees.items() if name.count("+") == DEPTH - 1}
+    means = {name: float(np.mean(values)) for name, values in trees.items() if name}
     candidates = sorted(means, key=lambda name: -means[name])[:count]
     fixed = {}
     for name in track(candidates, "  the best fixed sequences on all patches", transient=True):

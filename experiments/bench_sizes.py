@@ -21,16 +21,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agents.vlm.chat import Chat, Piece
 from agents.vlm.grpo import Grpo
-from agents.vlm.lessons import audible
 from agents.vlm.model import Vlm, gpu_or_cpu, load, prepared
 from agents.vlm.pocket import VISION
-from agents.vlm.rollout import Own, draw
 from agents.vlm.settings import POCKET, Effort, GrpoSettings, Manner, VlmSpec
 from agents.vlm.team import Team
-from agents.vlm.words import call
-from experiments.bench_grpo import world_of
+from experiments.bench_grpo import Dictated, world_of
 from experiments.console import at_least, main, write_json
 from experiments.grids import spread
 from pool import Problem, connect
@@ -69,39 +65,6 @@ class Bench:
     """Of everything."""
     json: Path | None = None
     """Write all figures here."""
-
-
-class Dictated(Own):
-    """Says what it is told, a token at a time. It draws, too, and puts the dictated token in the place of what it drew."""
-
-    def __init__(self, vlm: Vlm, chat: Chat, seed: int) -> None:
-        super().__init__(vlm, chat)
-        self.rng, self.tools = np.random.default_rng(seed), [tool.name for tool in chat.toolbox]
-        self.tokens = 0
-
-    def open(self, openings: Sequence[Piece], group: int) -> None:
-        super().open(openings, group)
-        self.plans = [self.rng.permutation(self.tools).tolist() for _ in range(len(openings) * group)]
-
-    @torch.inference_mode()
-    def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
-        pieces = [self.chat.say(call(plan.pop())) for plan in self.plans]
-        for column in range(max(len(piece.ids) for piece in pieces)):
-            heard = audible(self.logits, self.chat)
-            draw(heard, manner, rng)
-            chances = torch.log_softmax(heard, dim=-1)
-            fed = [piece.ids[column : column + 1] for piece in pieces]
-            told = torch.tensor([[each[0] if each else 0] for each in fed], device=chances.device)
-            for piece, logp in zip(pieces, chances.gather(1, told)[:, 0].tolist(), strict=True):
-                if column < len(piece.ids):
-                    piece.logps.append(logp)
-            self.logits = self.context.read(fed)
-        self.tokens += sum(len(piece.ids) for piece in pieces)
-        return pieces
-
-    def hear(self, stay: Sequence[int], heard: Sequence[Piece]) -> None:
-        self.plans = [self.plans[row] for row in stay]
-        super().hear(stay, heard)
 
 
 def model_of(size: str, settings: Bench) -> Vlm:
