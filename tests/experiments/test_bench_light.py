@@ -67,7 +67,8 @@ def test_bounds_are_ordered(world: World) -> None:
     assert (greedy >= np.maximum(none, single) - 1e-6).all()
     assert (np.array(found["exhaustive oracle"]) >= greedy[:3] - 1e-6).all()
     assert len(found["best fixed"]) == 6
-    assert found["best fixed is"].count("+") == DEPTH - 1
+    assert found["best fixed is"].count("+") < DEPTH, "of at most so many"
+    assert np.mean(found["best fixed"]) >= single.mean() - 1e-6
 
 
 def test_cells_are_computed_once_and_other_settings_refused(tmp_path: Path) -> None:

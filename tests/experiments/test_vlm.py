@@ -200,6 +200,18 @@ def test_all_learners_begin_with_the_same_adapters(folder: RunFolder) -> None:
     assert all(torch.equal(weight, first[1][name]) for name, weight in first[0].items())
 
 
+def test_several_learners_of_one_gpu_are_refused() -> None:
+    with pytest.raises(Problem, match=r"--gpus 0\.5: would put several learners on one GPU"):
+        VlmWorkplace(replace(SETTINGS, learners=2, gpus=0.5))
+
+
+def test_a_gpu_without_memory_ends_in_what_to_lower() -> None:
+    with pytest.raises(Problem, match=r"has no memory left: CUDA out of memory.*Lower --batch-tokens"), vlm_stage.remedied():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+    with pytest.raises(RuntimeError, match="another"), vlm_stage.remedied():
+        raise RuntimeError("another")
+
+
 @pytest.mark.parametrize(
     ("learners", "options", "message"),
     [
