@@ -37,6 +37,9 @@ class Level:
         slot = torch.empty_like(self.entry)
         slot[order] = torch.arange(len(order), device=slot.device) - firsts[self.entry[order]]
         self.slot, self.most = slot, int(counts.max()) if len(order) else 0
+        # Neighbours stand on the same entry, as many on each: then nothing has to be moved.
+        self.even = bool((counts == self.most).all() and (order == torch.arange(len(order), device=order.device)).all())
+        self.allowed = self.mask[self.entry]  # [rows, columns]
 
     def select(self, rows: Tensor) -> Level:
         entries, entry = torch.unique(self.entry[rows], return_inverse=True)
@@ -48,14 +51,18 @@ class Level:
 
 def gathered(x: Tensor, level: Level) -> Tensor:
     """[rows, heads, ..., width] → [entries, heads, rows of an entry x ..., width]"""
-    out = x.new_zeros(len(level.mask), level.most, *x.shape[1:])
-    out[level.entry, level.slot] = x
+    if level.even:
+        out = x.unflatten(0, (len(level.mask), level.most))
+    else:
+        out = x.new_zeros(len(level.mask), level.most, *x.shape[1:])
+        out[level.entry, level.slot] = x
     return out.transpose(1, 2).flatten(2, -2)
 
 
 def spread(x: Tensor, level: Level, shape: Sequence[int]) -> Tensor:
     """The way back; `shape` is that between heads and width."""
-    return x.unflatten(2, (level.most, *shape)).transpose(1, 2)[level.entry, level.slot]
+    out = x.unflatten(2, (level.most, *shape)).transpose(1, 2)
+    return out.flatten(0, 1) if level.even else out[level.entry, level.slot]
 
 
 def attend(
@@ -71,7 +78,7 @@ def attend(
     for level in levels:
         known = gathered(asked, level) @ level.keys[layer].transpose(-1, -2)
         scores.append(spread(known, level, inner))
-        masks.append(level.mask[level.entry][:, None, None, None, :].expand(-1, 1, 1, columns, -1))
+        masks.append(level.allowed[:, None, None, None, :].expand(-1, 1, 1, columns, -1))
     scores.append((asked.flatten(2, 3) @ key.transpose(-1, -2)).unflatten(2, inner))
     masks.append(mask[:, :, None])
     weighed = torch.cat(scores, dim=-1).float() * scaling
@@ -88,7 +95,7 @@ def joined(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, levels: Sequ
     keys = [*(level.keys[layer][level.entry] for level in levels), key]
     values = [*(level.values[layer][level.entry] for level in levels), value]
     columns = query.shape[2]
-    masks = [*(level.mask[level.entry][:, None, None].expand(-1, 1, columns, -1) for level in levels), mask]
+    masks = [*(level.allowed[:, None, None].expand(-1, 1, columns, -1) for level in levels), mask]
     return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(masks, dim=3)
 
 
