@@ -246,9 +246,9 @@ class Ours:
     def __init__(self, vlm: Vlm, world: World, settings: Bench, dictated: bool = False) -> None:
         manner = Manner(turn=SPOKEN, slips=2)
         plan = GrpoSettings(settings.prompts, settings.rollouts, settings.prompts * settings.rollouts, lr=1e-6, manner=manner)
-        self.learner = Grpo(
-            vlm, chat(world, vlm.processor), world, plan, Team(device=vlm.device), settings.seed, settings.seed, Effort()
-        )
+        tokens, team = chat(world, vlm.processor), Team(device=vlm.device)
+        engine = Dictated(vlm, tokens, settings.seed) if dictated else None
+        self.learner = Grpo(vlm, tokens, world, plan, team, settings.seed, settings.seed, Effort(), engine)
         self.split: dict[str, float] = {}
         world.open([(settings.seed, start) for start in range(starts_in_all(settings))])  # TRL's dataset has scored them, too
         self.rollouts = settings.prompts * settings.rollouts

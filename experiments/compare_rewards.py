@@ -81,7 +81,8 @@ def compare(settings: CompareRewards) -> None:
     more_options(settings.options, OURS)
     for design in settings.designs:
         make_reward(design)  # a mistake shows before the first training
-    cells = Cells(settings.json, asdict(settings) | {"designs": "", "seeds": "", "pool": "", "json": ""})
+    same = {"designs": "", "seeds": "", "pool": "", "json": "", "tested": "on the same starts for all seeds"}
+    cells = Cells(settings.json, asdict(settings) | same)
     with workers_for(settings.pool) as (_, share):
         for seed in range(settings.seeds):
             for design in settings.designs:
@@ -206,16 +207,19 @@ def told(values: Sequence[float]) -> str:
 
 
 def common_course(found: dict[str, list[Cell]], seed: int, metric: str) -> np.ndarray:
-    """What a round's starts do to all designs alike: the median of their curves; of a single design nothing is known of it."""
+    """How far the median of all designs' curves has fallen: luck with a round's starts. Of a single design nothing is known of it."""
     curves = np.stack([curve_of(cells[seed], metric) for cells in found.values()])
-    return np.median(curves, axis=0) if len(curves) > 1 else np.zeros_like(curves[0])
+    course = np.nanmedian(curves, axis=0)
+    return course - np.fmax.accumulate(course) if len(curves) > 1 else np.zeros_like(course)
 
 
 def dynamics(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
     """The training starts of a round differ from those of the next, and are the same for all designs of a seed."""
     columns = [f"{metric}, {what}" for metric in settings.metrics for what in ("area", "drop")]
     what = (
-        "its worst drop below the designs' common course" if len(found) > 1 else "its worst drop, luck of the starts among it"
+        "its worst drop, beyond what all designs fell together"
+        if len(found) > 1
+        else "its worst drop, luck of the starts among it"
     )
     grid = Grid(f"During training: area under the curve of the gain, and {what}", ["design", *columns])
     for design, cells in found.items():

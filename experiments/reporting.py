@@ -37,6 +37,7 @@ def summary(trajectories: Sequence[Trajectory], metrics: Sequence[str], seconds:
         row[f"{metric} better"] = float((gain > 0).mean()) if scored else float("nan")
     decisions = [step for t in trajectories for step in t.steps]
     usage = Counter(step.tool for step in decisions)
+    row["episodes"] = float(len(trajectories))
     row["calls"] = sum(t.calls for t in trajectories) / len(trajectories)
     row["policy calls"] = sum(step.notes.get("policy_calls", 1) for step in decisions) / len(trajectories)
     row["failures"] = float(sum(len(t.failures) for t in trajectories))

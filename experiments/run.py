@@ -27,6 +27,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import track
@@ -297,7 +298,8 @@ def open_folder(settings: Run, console: Console) -> RunFolder:
 def held_out(world: World, count: int) -> list[Start]:
     """The same ones whatever the seed, so that trainings differ by what they have learnt alone. Of a tree each start comes once."""
     if isinstance(world, TreeWorld):
-        return [world.tree.starts[number].start for number in world.mine[:count]]
+        places = np.linspace(0, len(world.mine) - 1, min(count, len(world.mine))).round().astype(int)  # of all cases
+        return [world.tree.starts[number].start for number in world.mine[places]]
     return world.draw_many(1, range(count))
 
 

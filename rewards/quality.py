@@ -151,9 +151,15 @@ def _size(image: np.ndarray) -> str:
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
     """Convolutions on a GPU round to ten binary digits unless told not to: too few where local variances are differences."""
-    import torch
+    from torch.backends import cudnn
 
-    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+    try:
+        rounds = cudnn.allow_tf32
+    except RuntimeError:  # somebody has used PyTorch's newer switches, with which this one does not go
+        rounds = False
+    if not rounds:
+        return contextlib.nullcontext()
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 @contextlib.contextmanager

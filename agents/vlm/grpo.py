@@ -206,7 +206,7 @@ class Grpo(Learner):
             **{kind: sum(e.wrong[kind] for e in episodes) for kind in words.WRONG},
         }
         means: dict[str, Sequence[float]] = {
-            "reward": [e.trajectory.total_reward for e in episodes if e.valid],
+            "reward": [return_by(self.design, e.trajectory) for e in episodes if e.valid],
             "stops": [not e.cut and e.trajectory.steps[-1].action == self.world.stop for e in episodes],
             "cut": [e.cut for e in episodes],
             "turns": [e.turns for e in episodes],
@@ -240,7 +240,8 @@ def return_by(design: RewardDesign, trajectory: Trajectory) -> float:
     """What a trajectory has earned, by a design whose state has moved on since the world paid it."""
     if not design.state or not all(step.valid for step in trajectory.steps):
         return trajectory.total_reward
-    return judged(design, [trajectory.quality, *(step.quality for step in trajectory.steps if step.changed)])
+    after = [s.quality for s in trajectory.steps if s.changed] if design.every_step else [trajectory.end_quality]
+    return judged(design, [trajectory.quality, *after])
 
 
 def excess(slips: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -70,9 +70,12 @@ class Run:
                 parts["other training"] = whole - sum(parts.values())
             for kind, value in parts.items():
                 spent[kind] = spent.get(kind, 0.0) + value
-        per_image = [row["seconds per image"] for row in self.table.values() if "seconds per image" in row]
-        if per_image:
-            spent["held-out comparison"] = sum(per_image) * int(self.settings.get("test_episodes", 0))
+        played = self.settings.get("test_episodes", 0)
+        timed = [
+            row["seconds per image"] * row.get("episodes", played) for row in self.table.values() if "seconds per image" in row
+        ]
+        if timed:
+            spent["held-out comparison"] = sum(timed)
         rest = float(self.about.get("seconds", 0.0)) - sum(spent.values())
         if rest > 0 and not self.about.get("resumed"):
             spent["starting, drawing, saving"] = rest

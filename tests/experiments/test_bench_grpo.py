@@ -59,3 +59,12 @@ def test_a_short_warm_up_leaves_the_second_part_out(steps: int, monkeypatch: pyt
     monkeypatch.setattr(bench_grpo, "Sft", Learns)
     bench_grpo.prepared_model(64, 1, Bench(warm_up=steps))
     assert learnt == [4.5] * (steps > 0)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_step_of_so_many_turns_has_so_many(turns: int) -> None:
+    with connect("local") as pool:
+        ours = Ours(
+            load(VlmSpec()), bench_grpo.world_of(32, 0.0, pool, 4, turns), Bench(prompts=1, rollouts=2, rounds=0), dictated=True
+        )
+        assert ours.step().calls == turns

@@ -48,7 +48,8 @@ def test_what_all_designs_of_a_seed_go_through_is_no_drop() -> None:
     fell = [cell(1.0, curve=tuple(value - 4.0 * (at > 4) for at, value in enumerate(luck)))]
     settings = CompareRewards(("a", "b", "c"), seeds=1, metrics=("psnr",))
     rows = dict(row[::2] for row in dynamics({"a": steady, "b": steady, "c": fell}, settings).rows)
-    assert (rows["a"], rows["c"]) == ("0.000", "4.000")
+    assert rows["a"] == "0.000"
+    assert 3.5 < float(rows["c"]) <= 4.0
     alone = dict(row[::2] for row in dynamics({"a": steady}, settings).rows)
     assert float(alone["a"]) > 0.3, "of one design nobody can tell"
 

@@ -15,11 +15,11 @@ from experiments.bench_tree import Bench, bench, iterations_to, leaderboard
 from experiments.drills import tree_trajectories
 from experiments.grow_tree import Grow, run
 from experiments.on_tree import with_tree
-from experiments.run import Run
+from experiments.run import Run, held_out
 from pool import Problem
 from tests.experiments.test_run import TOOLS
 from tests.experiments.test_scripts import within
-from tir_env.tree import Tree
+from tir_env.tree import Tree, TreeWorld
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,9 @@ def test_when_a_return_has_come_far_enough() -> None:
     rows = [{"iteration": k, "reward": float(min(k, 50))} for k in range(100)]
     assert 46 <= iterations_to(rows) <= 50
     assert iterations_to([{"iteration": 1, "reward": 2.0}]) == 1
+
+
+def test_a_tree_is_tested_on_each_of_its_starts_once_or_on_some_of_all_cases() -> None:
+    world = TreeWorld(Tree.load("pocket"), part="test")
+    assert len({*held_out(world, 96)}) == len(world.mine) == 16
+    assert len({start.case for start in held_out(world, 8)}) == 8

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from pool import BadOutput, Call, LoadFailed, LocalPool
 from rewards import Metric, MetricError, Score
-from rewards.quality import BATCHED, NO_WEIGHTS
+from rewards.quality import BATCHED, NO_WEIGHTS, full_precision
 from tir_env.images import Image
 
 
@@ -207,3 +207,19 @@ def test_nor_is_a_number_that_no_reward_can_be_made_of(value: float, monkeypatch
         pool.add(metric)
         [outcome] = pool.run([Call("quality/psnr", (photo, photo))])
     assert isinstance(outcome.error, BadOutput)
+
+
+def test_a_metric_computes_in_full_precision_and_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    assert cudnn.allow_tf32
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    with full_precision():
+        assert not cudnn.allow_tf32
+        assert cudnn.benchmark
+    assert cudnn.allow_tf32
+    cudnn.conv.fp32_precision = "ieee"
+    try:
+        with full_precision():
+            assert cudnn.conv.fp32_precision == "ieee", "who has chosen with the newer switches keeps the choice"
+    finally:
+        cudnn.conv.fp32_precision = "tf32"

@@ -14,7 +14,7 @@ from agents.vlm import rollout, words
 from agents.vlm.agent import VlmAgent
 from agents.vlm.chat import Chat
 from agents.vlm.config import VlmOptions
-from agents.vlm.grpo import Grpo, excess, said
+from agents.vlm.grpo import Grpo, excess, return_by, said
 from agents.vlm.learner import STATE
 from agents.vlm.lessons import read
 from agents.vlm.model import Vlm, VlmError
@@ -482,3 +482,16 @@ def test_slips_are_read_and_answered_and_not_learnt() -> None:
             [request] = words.parse(chat.text_of(wrong.ids), chat.toolbox, range(len(chat.toolbox)))
             assert request.kind in words.WRONG
             assert "tool" in chat.text_of(answer.ids) or "ran already" in chat.text_of(answer.ids)
+
+
+@pytest.mark.parametrize("every_step", [True, False])
+def test_what_was_earned_is_judged_by_the_state_of_now(every_step: bool) -> None:
+    world = make_world()
+    world.reward.every_step = every_step  # False: as learners that judge whole episodes have it
+    [trajectory] = world.begin(world.draw_many(0, [0]))
+    for action in (0, world.stop):
+        world.step([trajectory], [action])
+    assert return_by(world.reward, trajectory) == pytest.approx(trajectory.total_reward)
+    gain, scale = trajectory.gains()["psnr"], world.reward.state["psnr/scale"]
+    world.reward.state = {**world.reward.state, "psnr/weight": 2.0, "ssim/weight": 0.0}
+    assert return_by(world.reward, trajectory) == pytest.approx(2.0 * gain / scale)
