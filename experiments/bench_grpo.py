@@ -312,15 +312,15 @@ class Theirs:
 
 def show(results: list[dict[str, Any]]) -> Table:
     made = Table(title="Seconds for a step, ± standard deviation over rounds", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("pixels", "tool", "ours", "TRL", "ratio", "calls", "tokens", "generate/tools/learn"):
+    for column in ("pixels", "tool", "ours", "TRL", "ratio", "calls", "tokens", "ratio a token", "generate/tools/learn"):
         made.add_column(column, justify="right")
     for row in results:
         ours, theirs, ratio = (np.array(each) for each in (row["seconds"]["ours"], row["seconds"]["trl"], row["ratio"]))
+        said = row["tokens"]
         split = "/".join(f"{row['split'][kind]:.1f}" for kind in ("generation", "tools", "learning"))
-        made.add_row(
-            str(row["side"]), f"{1000 * row['delay']:.0f} ms", spread(ours, 1), spread(theirs, 1), spread(ratio, 2),
-            f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}", f"{row['tokens']['ours']:.0f} {row['tokens']['trl']:.0f}", split,
-        )  # fmt: skip
+        told = (spread(ours, 1), spread(theirs, 1), spread(ratio, 2), f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}")
+        each = (f"{said['ours']:.0f} {said['trl']:.0f}", spread(ratio * said["ours"] / said["trl"], 2))
+        made.add_row(str(row["side"]), f"{1000 * row['delay']:.0f} ms", *told, *each, split)
     return made
 
 
