@@ -131,9 +131,8 @@ class Contexts:
     def read(self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image]] = (), sight: Sight | None = None) -> Tensor:
         """Logits after each row's last token, [rows, vocabulary]; anything for a row that reads nothing."""
         seen = images or [()] * len(ids)
-        if (
-            max(map(len, ids)) >= WORTH and self.parts[0][1].vlm.device.type == "cpu"
-        ):  # a GPU minds a second call more than padding
+        # A GPU minds a second call more than padding.
+        if max(map(len, ids)) >= WORTH and self.parts[0][1].vlm.device.type == "cpu":
             self._sort([len(said) for said in ids])
         out: Tensor | None = None
         for rows, context in self.parts:
