@@ -29,9 +29,8 @@ from rich.table import Table
 from agents.vlm.chat import Chat, Piece
 from agents.vlm.demonstrations import execute
 from agents.vlm.grpo import Grpo
-from agents.vlm.lessons import audible
 from agents.vlm.model import Vlm, gpu_or_cpu, load
-from agents.vlm.rollout import Own, draw
+from agents.vlm.rollout import Own, speak
 from agents.vlm.settings import Effort, GrpoSettings, Manner, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
 from agents.vlm.team import Team
@@ -210,7 +209,7 @@ class Taken(NamedTuple):
 
 
 class Dictated(Own):
-    """Says what it is told, a token at a time. It draws, too, and puts the dictated token in the place of what it drew."""
+    """Says what it is told."""
 
     def __init__(self, vlm: Vlm, chat: Chat, seed: int) -> None:
         super().__init__(vlm, chat)
@@ -223,17 +222,8 @@ class Dictated(Own):
 
     @torch.inference_mode()
     def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
-        pieces = [self.chat.say(call(plan.pop())) for plan in self.plans]
-        for column in range(max(len(piece.ids) for piece in pieces)):
-            heard = audible(self.logits, self.chat)
-            draw(heard, manner, rng)
-            chances = torch.log_softmax(heard, dim=-1)
-            fed = [piece.ids[column : column + 1] for piece in pieces]
-            told = torch.tensor([[each[0] if each else 0] for each in fed], device=chances.device)
-            for piece, logp in zip(pieces, chances.gather(1, told)[:, 0].tolist(), strict=True):
-                if column < len(piece.ids):
-                    piece.logps.append(logp)
-            self.logits = self.context.read(fed)
+        told = [self.chat.say(call(plan.pop())).ids for plan in self.plans]
+        pieces = speak(self.context, self.chat, self.logits, manner, rng, room, told)
         self.tokens += sum(len(piece.ids) for piece in pieces)
         return pieces
 

@@ -18,7 +18,7 @@ from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
 from agents.vlm.model import Sight, Vlm, VlmError, gpu_or_cpu, load, quietly
-from agents.vlm.rollout import Clock, Episode, asked, play, speak
+from agents.vlm.rollout import Clock, Episode, Own, asked, play, speak
 from agents.vlm.settings import Manner, VlmSpec
 from agents.vlm.sft import dialogue_of
 from pool import Model, Problem
@@ -32,7 +32,7 @@ KIND = "vlm"
 
 
 class VlmAgent:
-    """Looks at the image, calls one tool, looks at the result, and goes on."""
+    """Looks at the image, calls one tool, looks at the result, and goes on. Its weights stay as they are."""
 
     name = KIND
     encoder: Model | None = None
@@ -41,6 +41,7 @@ class VlmAgent:
         self.vlm, self.spec, self.at_once = vlm.eval(), spec, at_once
         self.toolbox = toolbox
         self.chat = vlm.chat(toolbox, at_once)
+        self.engine = Own(vlm, self.chat, lasting=True)
         self.manner = replace(manner or Manner(), temperature=0.0)
         self.seed = self.batches = 0
 
@@ -57,7 +58,7 @@ class VlmAgent:
             raise VlmError("a trajectory", "was begun by another agent", "Give it to the agent that began it.")
         if episodes:
             seed = int(np.random.SeedSequence([self.seed, self.batches]).generate_state(1)[0])  # other words in every batch
-            play(self.vlm, self.chat, world, episodes, 1, self.manner, seed, Clock())
+            play(self.vlm, self.chat, world, episodes, 1, self.manner, seed, Clock(), self.engine)
             self.batches += 1
         for episode in episodes:
             self._note(episode)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from agents.vlm import words
+from agents.vlm.guesses import Guesses
 from pool import Problem
 from tir_env.images.operations import Image
 from tir_env.tools import Toolbox
@@ -107,6 +108,14 @@ class Chat:
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         named = {self.processor.image_token_id, self.processor.video_token_id}
         return sorted((special | named) - keep)
+
+    @cached_property
+    def guesses(self) -> Guesses:
+        """How a call of each tool goes on, and the word that ends an episode."""
+        says = [self.say(words.call(tool.name)).ids for tool in self.toolbox]
+        if self.at_once:  # another one may follow
+            says = [ids[:-1] for ids in says]
+        return Guesses([*says, self.say(words.DONE).ids])
 
     @property
     def calls(self) -> int:

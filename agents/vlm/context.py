@@ -118,6 +118,22 @@ class Context:
             some.cache.update(*held, number)
         return some
 
+    def take_back(self, counts: Sequence[int]) -> None:
+        """So many of the last tokens that each row read were words that it did not say after all."""
+        if not any(counts):
+            return
+        for row, count in enumerate(counts):
+            if count:
+                self.mask[row, np.flatnonzero(self.mask[row])[-count:]] = False
+        self.next = self.next - np.asarray(counts)
+        used = np.flatnonzero(self.mask.any(axis=0))
+        dropped = self.mask.shape[1] - (int(used[-1]) + 1 if len(used) else 0)
+        if dropped:
+            self.mask = self.mask[:, :-dropped]
+            layers: list[Any] = self.cache.layers
+            for layer in layers:
+                layer.crop(-dropped)
+
 
 class Contexts:
     """Rows of any length, read like one context: the long ones stand apart, so that they do not pad the short ones."""
@@ -128,20 +144,29 @@ class Contexts:
     def __len__(self) -> int:
         return sum(len(rows) for rows, _ in self.parts)
 
-    def read(self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image]] = (), sight: Sight | None = None) -> Tensor:
-        """Logits after each row's last token, [rows, vocabulary]; anything for a row that reads nothing."""
+    def read(
+        self, ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image]] = (), sight: Sight | None = None, at: Any = None
+    ) -> Tensor:
+        """As a context does; a row that reads nothing gets no logits that mean anything."""
         seen = images or [()] * len(ids)
+        row, column = at or (np.arange(len(ids)), np.maximum([len(said) - 1 for said in ids], 0))
         # A GPU minds a second call more than padding.
         if max(map(len, ids)) >= WORTH and self.parts[0][1].vlm.device.type == "cpu":
             self._sort([len(said) for said in ids])
         out: Tensor | None = None
         for rows, context in self.parts:
-            if any(ids[row] for row in rows):
-                logits = context.read([ids[row] for row in rows], [seen[row] for row in rows], sight)
-                out = logits.new_zeros(len(ids), logits.shape[1]) if out is None else out
-                out[rows] = logits
+            if any(ids[r] for r in rows):
+                mine = np.isin(row, rows)
+                place = np.array([rows.index(r) for r in row[mine]], np.int64)
+                logits = context.read([ids[r] for r in rows], [seen[r] for r in rows], sight, (place, column[mine]))
+                out = logits.new_zeros(len(row), logits.shape[1]) if out is None else out
+                out[torch.from_numpy(np.flatnonzero(mine)).to(out.device)] = logits
         assert out is not None, "somebody reads"
         return out
+
+    def take_back(self, counts: Sequence[int]) -> None:
+        for rows, context in self.parts:
+            context.take_back([counts[row] for row in rows])
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""

@@ -6,11 +6,13 @@ in flight together, each row reads its answer (only the new image is encoded) an
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ import torch
 from agents.vlm import words
 from agents.vlm.chat import Chat, Dialogue, Piece
 from agents.vlm.context import Context, Contexts
+from agents.vlm.guesses import MOST
 from agents.vlm.lessons import audible
 from agents.vlm.model import Sight, Vlm
 from agents.vlm.settings import Manner
@@ -25,6 +28,7 @@ from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
 ANSWER = 64  # tokens of words, at most
+CHEAP = 64  # tokens read at once, up to which a CPU takes little longer than for one
 
 
 @dataclass
@@ -93,20 +97,26 @@ class Engine(ABC):
 
 
 class Own(Engine):
-    """The model itself: everything is read once, what rows share once for all of them."""
+    """The model itself: everything is read once, what rows share once for all of them.
+
+    With `lasting` weights, which nobody trains, what all dialogues begin with is read once for ever.
+    """
 
     context: Contexts
     logits: torch.Tensor
+    kept: Context | None = None
 
-    def __init__(self, vlm: Vlm, chat: Chat) -> None:
-        self.vlm, self.chat = vlm, chat
+    def __init__(self, vlm: Vlm, chat: Chat, lasting: bool = False) -> None:
+        self.vlm, self.chat, self.lasting = vlm, chat, lasting
 
     def forget(self) -> None:
         del self.context, self.logits
 
     @torch.inference_mode()
     def open(self, openings: Sequence[Piece], group: int) -> None:
-        self.context, self.logits = opened(self.vlm, self.chat, openings, group)
+        shared = self.kept or beginning(self.vlm, self.chat, openings[0])
+        self.kept = shared if self.lasting else None
+        self.context, self.logits = opened(shared, self.chat, openings, group)
 
     @torch.inference_mode()
     def speak(self, manner: Manner, rng: torch.Generator, room: Sequence[int]) -> list[Piece]:
@@ -174,41 +184,97 @@ def play(
     vlm.train(training)
 
 
-def opened(vlm: Vlm, chat: Chat, openings: Sequence[Piece], group: int) -> tuple[Contexts, torch.Tensor]:
-    """What all share is read once, what a group shares once for each."""
+def beginning(vlm: Vlm, chat: Chat, opening: Piece) -> Context:
+    """What all dialogues share, read once."""
     context = Context(vlm)
-    shared = chat.shared
-    context.read([openings[0].ids[:shared]])
+    context.read([opening.ids[: chat.shared]], at=((), ()))
+    return context
+
+
+def opened(shared: Context, chat: Chat, openings: Sequence[Piece], group: int) -> tuple[Contexts, torch.Tensor]:
+    """What a group shares is read once for each. `shared` stays as it is."""
+    context = copy.copy(shared)
     context.branch([0] * len(openings))
-    sight = Sight(vlm, chat, [image for piece in openings for image in piece.images])
-    logits = context.read([piece.ids[shared:] for piece in openings], [piece.images for piece in openings], sight)
+    sight = Sight(shared.vlm, chat, [image for piece in openings for image in piece.images])
+    rest = [piece.ids[chat.shared :] for piece in openings]
+    logits = context.read(rest, [piece.images for piece in openings], sight)
     context.branch([row for row in range(len(openings)) for _ in range(group)])
     return Contexts(context), logits.repeat_interleave(group, dim=0)
 
 
+@dataclass
+class _Turn:
+    """What one row says."""
+
+    limit: int
+    told: Sequence[int] | None
+    piece: Piece = field(default_factory=lambda: Piece([], spoken=True))
+    unread: list[int] = field(default_factory=list)  # what it said last, and a guess at what comes then
+    guess: list[int] = field(default_factory=list)
+    over: bool = False
+
+    def next(self, places: int) -> list[int]:
+        """What it is told to say next, whatever after its end."""
+        assert self.told is not None
+        first = len(self.piece.ids)
+        return [self.told[min(k, len(self.told) - 1)] for k in range(first, first + places)]
+
+    def take(self, drawn: Sequence[tuple[int, float]], chat: Chat, most: int) -> int:
+        """Say what was drawn after each token that it read, as far as those were right guesses. How many were wrong."""
+        right = 0
+        for token, logp in drawn:
+            self.piece.ids.append(token)
+            self.piece.logps.append(logp)
+            self.over = token == chat.end or len(self.piece.ids) >= self.limit
+            known = self.guess[right : right + 1] == [token]
+            right += known
+            if not known:
+                self.unread = [token]
+            if self.over or not known:
+                break
+        wrong = len(self.guess) - right
+        self.guess = [] if self.over else chat.guesses.after(self.piece.ids, min(most, self.limit - len(self.piece.ids)))
+        self.unread += self.guess
+        return wrong
+
+
 def speak(
-    context: Context | Contexts, chat: Chat, logits: torch.Tensor, manner: Manner, rng: torch.Generator, room: Sequence[int]
-) -> list[Piece]:
-    """A turn of every row, one token of all at a time. The last token of each is read, too, so that an answer can follow."""
-    pieces = [Piece([], spoken=True) for _ in room]
-    limits = [max(1, min(manner.turn, left)) for left in room]
-    going = np.ones(len(pieces), bool)
+    context: Context | Contexts, chat: Chat, logits: torch.Tensor, manner: Manner, rng: torch.Generator, room: Sequence[int],
+    told: Sequence[Sequence[int]] | None = None,
+) -> list[Piece]:  # fmt: skip
+    """A turn of every row, drawn token by token, or as `told`. The last token of each is read, too, so that an answer can follow.
+
+    `logits` are those after what was read last. What is sure to follow on a token (see `guesses`) is read along with it.
+    """
+    turns = [_Turn(max(1, min(manner.turn, left)), told[row] if told else None) for row, left in enumerate(room)]
+    heard = list(range(len(turns)))
+    # A GPU reads many tokens in the time of one. A CPU is paid by the token, but for the first few.
+    most = MOST if logits.device.type != "cpu" else max(0, min(MOST, CHEAP // len(turns) - 1))
     while True:
-        tokens, logps = draw(audible(logits, chat), manner, rng)
-        fed: list[list[int]] = []
-        for row, piece in enumerate(pieces):
-            if going[row]:
-                piece.ids.append(tokens[row])
-                piece.logps.append(logps[row])
-            fed.append([tokens[row]] if going[row] else [])
-            going[row] = going[row] and tokens[row] != chat.end and len(piece.ids) < limits[row]
-        logits = context.read(fed)
-        if not going.any():
-            return pieces
+        places = [1 + len(turns[row].guess) for row in heard]
+        said = [word for row, many in zip(heard, places, strict=True) for word in turns[row].next(many)] if told else None
+        drawn = zip(*draw(audible(logits, chat), manner, rng, said), strict=True)
+        wrong = [0] * len(turns)
+        for row, many in zip(heard, places, strict=True):
+            wrong[row] = turns[row].take(list(islice(drawn, many)), chat, most)
+        context.take_back(wrong)
+        heard = [row for row in heard if not turns[row].over]
+        at = np.array([(row, k) for row in heard for k in range(len(turns[row].unread))], np.int64).reshape(-1, 2)
+        if any(turn.unread for turn in turns):
+            logits = context.read([turn.unread for turn in turns], at=(at[:, 0], at[:, 1]))
+        for turn in turns:
+            turn.unread = []
+        if not heard:
+            return [turn.piece for turn in turns]
 
 
-def draw(logits: torch.Tensor, manner: Manner, rng: torch.Generator) -> tuple[list[int], list[float]]:
-    """A token of every row, and its log-probability at this temperature before the cut of `top_p`."""
+def draw(
+    logits: torch.Tensor, manner: Manner, rng: torch.Generator, told: Sequence[int] | None = None
+) -> tuple[list[int], list[float]]:
+    """A token from every row of logits, or the one that is `told`, and its log-probability at this temperature before `top_p`'s cut."""
+    if told is not None:
+        chances = torch.log_softmax(logits / (manner.temperature or 1.0), dim=-1)
+        return list(told), chances.gather(1, torch.tensor(told, device=chances.device)[:, None])[:, 0].tolist()
     if manner.temperature == 0:
         best = logits.argmax(dim=-1)
         return best.tolist(), torch.log_softmax(logits, -1).gather(1, best[:, None])[:, 0].tolist()

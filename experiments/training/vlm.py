@@ -25,7 +25,7 @@ from agents.vlm import pocket, words
 from agents.vlm.context import Context
 from agents.vlm.lessons import parts, read
 from agents.vlm.model import Sight, Vlm, load, positions, prepared
-from agents.vlm.rollout import opened, speak
+from agents.vlm.rollout import beginning, opened, speak
 from agents.vlm.settings import POCKET, Manner, VlmSpec
 from experiments.training.calls import SEEN, Imagined, Teller, imagine
 from experiments.training.captions import DEGRADATIONS
@@ -276,10 +276,11 @@ def called(vlm: Vlm, images: Sequence[Image], severities: NDArray[np.float32], a
     """What its first word is about pictures, the likeliest one, with pocket's tools to choose from."""
     toolbox = Toolbox.load("pocket")
     chat = vlm.chat(toolbox)
+    shared = beginning(vlm, chat, chat.opening(images[0]))
     asked: list[tuple[words.Request, NDArray[np.float32]]] = []
     for first in range(0, len(images), at_once):
         openings = [chat.opening(image) for image in images[first : first + at_once]]
-        context, logits = opened(vlm, chat, openings, 1)
+        context, logits = opened(shared, chat, openings, 1)
         said = speak(context, chat, logits, Manner(temperature=0.0), torch.Generator(), [64] * len(openings))
         asked += zip((words.parse(chat.text_of(piece.ids), toolbox)[0] for piece in said), severities[first:], strict=False)
     calls = [(DEGRADATIONS.index(MADE_FOR[toolbox[r.action].task]), s) for r, s in asked if r.kind == "call"]

@@ -57,18 +57,18 @@ class Scripted(Grpo):
     empty = False
 
     def play(self, clock: Any) -> Any:
-        speak, draw, act = rollout.speak, rollout.draw, rollout._act
+        speak, act = rollout.speak, rollout._act
         first = self.done * self.settings.prompts + self.team.rank * (self.settings.prompts // self.team.size)
         numbers = range(first, first + self.settings.prompts // self.team.size)
         groups, failures = [], None
         for number in numbers:
             script = Script(self.chat, LINES[number % 2])
-            rollout.speak, rollout.draw, rollout._act = script.start_turn, script.draw, script.hear
+            rollout.speak, rollout._act = script.start_turn, script.hear
             try:
                 starts = [self.world.draw(self.stream, number)]
                 groups.append(rollout.rollout(self.vlm, self.chat, self.world, starts, 3, self.settings.manner, number, clock))
             finally:
-                rollout.speak, rollout.draw, rollout._act = speak, draw, act
+                rollout.speak, rollout._act = speak, act
             if self.empty and number % 2:
                 for episode in groups[-1]:
                     episode.trajectory.steps[-1].valid = False

@@ -41,24 +41,15 @@ class Script:
         self.lines = [[chat.say(line).ids for line in (*each, *[words.DONE] * 9)] for each in lines]
         self.going = list(range(len(lines)))
         self.turn = -1
-        self.token = -1
         self.speak, self.act = rollout.speak, rollout._act
 
     def play_with(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(rollout, "speak", self.start_turn)
-        patch.setattr(rollout, "draw", self.draw)
         patch.setattr(rollout, "_act", self.hear)
 
     def start_turn(self, *arguments: Any) -> list[Piece]:
-        self.turn, self.token = self.turn + 1, -1
-        return self.speak(*arguments)
-
-    def draw(self, logits: torch.Tensor, manner: Manner, rng: torch.Generator) -> tuple[list[int], list[float]]:
-        self.token += 1
-        lines = [self.lines[episode][self.turn] for episode in self.going]
-        tokens = [line[min(self.token, len(line) - 1)] for line in lines]
-        chances = torch.log_softmax(logits / (manner.temperature or 1.0), dim=-1)
-        return tokens, [float(chances[row, token]) for row, token in enumerate(tokens)]
+        self.turn += 1
+        return self.speak(*arguments, told=[self.lines[episode][self.turn] for episode in self.going])
 
     def hear(self, *arguments: Any) -> list[Piece | None]:
         answers = self.act(*arguments)
