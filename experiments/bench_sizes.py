@@ -1,16 +1,20 @@
-"""What a step of GRPO costs with models of Qwen3-VL's own sizes: seconds, memory, tokens.
+"""What a step of SFT and one of GRPO cost with models of Qwen3-VL's own sizes: seconds, memory, tokens, operations.
 
     python experiments/bench_sizes.py --sizes 2B 4B:lora 8B:lora --json sizes.json
 
 The architecture is Qwen3-VL's, its weights are random, and every rollout is told which tools to call: what a step costs does not hang
 on what the weights know. Prompts, images, tokens, advantages and AdamW are as in training; tools take no time, as in bench_grpo.py. It
 computes on a GPU if there is one, in bfloat16. `pocket` is the shipped model.
+
+The operations of learning are the model's: those of reading the dialogues forward, counted, three times, or twice where only adapters
+have gradients of their own. What checkpointing computes again is not among them. Their share is that of the GPU's dense bfloat16 peak.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +24,17 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
-from agents.vlm.grpo import Grpo
+from agents.vlm.chat import Chat, Dialogue
+from agents.vlm.demonstrations import execute
+from agents.vlm.grpo import Grpo, flat
+from agents.vlm.lessons import parts, read
 from agents.vlm.model import Vlm, gpu_or_cpu, load, prepared
 from agents.vlm.pocket import VISION
-from agents.vlm.settings import POCKET, Effort, GrpoSettings, Manner, VlmSpec
+from agents.vlm.rollout import Clock
+from agents.vlm.settings import POCKET, Effort, GrpoSettings, Manner, SftSettings, VlmSpec
+from agents.vlm.sft import Sft
 from agents.vlm.team import Team
 from experiments.bench_grpo import Dictated, world_of
 from experiments.console import at_least, main, write_json
@@ -36,6 +46,8 @@ if TYPE_CHECKING:
     from transformers import Qwen3VLConfig
 
 VOCABULARY = 151_936
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense operations a second in bfloat16, by a part of the GPU's name."""
 SECONDS = ("seconds", "seconds/generation", "seconds/tools", "seconds/learning")
 SEEING = {"2B": (1024, 24, 4096, (5, 11, 17)), "4B": (1024, 24, 4096, (5, 11, 17)), "8B": (1152, 27, 4304, (8, 16, 24))}
 """Width, depth and inner width of the vision tower, and the blocks whose features go into deepstack."""
@@ -47,7 +59,7 @@ READING = {"2B": (2048, 28, 6144, 16), "4B": (2560, 36, 9728, 32), "8B": (4096, 
 class Bench:
     sizes: tuple[str, ...] = ("pocket",)
     """pocket, 2B, 4B, 8B; with :lora only adapters learn, with :lora+ckpt activations are computed again, too."""
-    side: int = 256
+    side: int = 512
     """Of the images."""
     turns: int = 4
     """Tool calls in an episode."""
@@ -55,8 +67,10 @@ class Bench:
     """Starts in a step."""
     rollouts: int = 8
     """Rollouts of each."""
+    batch: int = 32
+    """Demonstrations in a step of SFT."""
     rounds: int = 3
-    """Steps, after one that does not count."""
+    """Steps of each kind, after one that does not count."""
     rank: int = 64
     """Of LoRA."""
     tokens: int = 8192
@@ -126,39 +140,103 @@ def config_of(name: str, tokens: dict[str, Any]) -> Qwen3VLConfig:
 
 
 def measured(size: str, world: World, settings: Bench) -> dict[str, Any]:
-    device = gpu_or_cpu()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     vlm = model_of(size, settings)
-    team = Team(device=device)
+    team = Team(device=gpu_or_cpu())
     team.prepare(vlm)
     chat = vlm.chat(world.toolbox)
-    manner = Manner(tokens=65536, slips=0)
-    many = settings.prompts * settings.rollouts
-    plan = GrpoSettings(settings.prompts, settings.rollouts, many, lr=1e-6, manner=manner)
-    engine = Dictated(vlm, chat, settings.seed)
-    effort = Effort(settings.tokens, share="ckpt" not in size)
-    learner = Grpo(vlm, chat, world, plan, team, settings.seed, settings.seed, effort, engine)
-    rows: list[dict[str, float]] = []
-    for number in range(settings.rounds + 1):
-        engine.tokens, began = 0, time.perf_counter()
-        row = learner.step()
-        row |= {"seconds": time.perf_counter() - began, "spoken": engine.tokens}
-        if number:
-            rows.append(row)
     return {
         "size": size,
         "parameters": sum(p.numel() for p in vlm.model.parameters()),
         "learning": sum(p.numel() for p in vlm.trained.values()),
         "opening": len(chat.opening(np.zeros((settings.side, settings.side, 3), np.uint8)).ids),
-        "gigabytes": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
-        **{name: [row[name] for row in rows] for name in (*SECONDS, "spoken", "tool_calls", "failed", "moved", "gradient")},
+        "sft": taught(vlm, chat, world, team, settings, size),
+        "grpo": rewarded(vlm, chat, world, team, settings, size),
     }
 
 
+def effort_for(size: str, settings: Bench) -> Effort:
+    return Effort(settings.tokens, share="ckpt" not in size)
+
+
+def taught(vlm: Vlm, chat: Chat, world: World, team: Team, settings: Bench, size: str) -> dict[str, Any]:
+    """Steps of SFT on demonstrations of as many calls as a rollout makes."""
+    rng = np.random.default_rng(settings.seed)
+    names = [tool.name for tool in world.toolbox]
+    plans = [tuple(rng.permutation(names)[: settings.turns].tolist()) for _ in range(settings.batch)]
+    played = execute(world, [world.draw(1, k) for k in range(len(plans))], plans)
+    plan = SftSettings(settings.rounds + 1, settings.batch, 1e-6)
+    learner = Sft(vlm, chat, played, plan, team, settings.seed, effort_for(size, settings))
+    rows: list[dict[str, float]] = []
+    with peak(team) as memory:
+        for number in range(settings.rounds + 1):
+            began = time.perf_counter()
+            row = learner.step() | {"seconds": time.perf_counter() - began}
+            if number:
+                rows.append(row)
+    learner.optimizer.zero_grad(set_to_none=True)
+    dialogues = [learner.dialogue(index) for index in range(len(played))]
+    return {
+        "gigabytes": memory.gigabytes,
+        **{name: [row[name] for row in rows] for name in ("seconds", "gradient")},
+        **work(vlm, chat, dialogues, learner.effort),
+    }
+
+
+def rewarded(vlm: Vlm, chat: Chat, world: World, team: Team, settings: Bench, size: str) -> dict[str, Any]:
+    """Steps of GRPO."""
+    many = settings.prompts * settings.rollouts
+    plan = GrpoSettings(settings.prompts, settings.rollouts, many, lr=1e-6, manner=Manner(tokens=65536, slips=0))
+    engine = Dictated(vlm, chat, settings.seed)
+    learner = Grpo(vlm, chat, world, plan, team, settings.seed, settings.seed, effort_for(size, settings), engine)
+    rows: list[dict[str, float]] = []
+    with peak(team) as memory:
+        for number in range(settings.rounds + 1):
+            engine.tokens, began = 0, time.perf_counter()
+            row = learner.step()
+            row |= {"seconds": time.perf_counter() - began, "spoken": engine.tokens}
+            if number:
+                rows.append(row)
+    learner.optimizer.zero_grad(set_to_none=True)
+    groups, _ = learner.play(Clock())
+    return {
+        "gigabytes": memory.gigabytes,
+        **{name: [row[name] for row in rows] for name in (*SECONDS, "spoken", "tool_calls", "failed", "moved", "gradient")},
+        **work(vlm, chat, [episode.dialogue for episode in flat(groups)], learner.effort),
+    }
+
+
+@torch.no_grad()
+def work(vlm: Vlm, chat: Chat, dialogues: Sequence[Dialogue], effort: Effort) -> dict[str, float]:
+    """What a step learns from: its tokens, prompts and images among them, and the model's operations for them."""
+    with FlopCounterMode(display=False) as counter:
+        for members in parts(dialogues, chat.shared, effort.tokens, effort.share):
+            read(vlm, chat, dialogues, members, share=effort.share)
+    return {
+        "tokens": sum(map(len, dialogues)),
+        "operations": counter.get_total_flops() * (2 if vlm.adapter[0] else 3),
+    }
+
+
+@dataclass
+class Memory:
+    gigabytes: float | None = None  # the most that was held at once; on a GPU only
+
+
+@contextmanager
+def peak(team: Team) -> Iterator[Memory]:
+    memory = Memory()
+    if team.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield memory
+    if team.device.type == "cuda":
+        memory.gigabytes = torch.cuda.max_memory_allocated() / 2**30
+
+
 def bench(settings: Bench) -> None:
-    at_least(1, turns=settings.turns, prompts=settings.prompts, rounds=settings.rounds, rank=settings.rank)
+    at_least(
+        1, turns=settings.turns, prompts=settings.prompts, rounds=settings.rounds, rank=settings.rank, batch=settings.batch
+    )
     at_least(2, rollouts=settings.rollouts)
     device = gpu_or_cpu()
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -172,14 +250,36 @@ def bench(settings: Bench) -> None:
 
 def show(results: Sequence[dict[str, Any]], device: str) -> Table:
     made = Table(title=f"Seconds for a step on {device}, ± standard deviation", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("model", "parameters", "learn", "a step", "generation", "tools", "learning", "tokens said/s", "GiB"):
+    columns = (
+        "model",
+        "parameters",
+        "learn",
+        "step",
+        "seconds",
+        "generation",
+        "tools",
+        "learning",
+        "said/s",
+        "learnt/s",
+        "TFLOP/s",
+        "GiB",
+    )
+    for column in columns:
         made.add_column(column, justify="right")
     for row in results:
-        seconds = [spread(np.array(row[name]), 1) for name in SECONDS]
         counts = [f"{row[name] / 1e6:,.0f} M" for name in ("parameters", "learning")]
-        said = np.mean(np.array(row["spoken"]) / np.array(row["seconds/generation"]))
-        held = "" if row["gigabytes"] is None else f"{row['gigabytes']:.0f}"
-        made.add_row(row["size"], *counts, *seconds, f"{said:,.0f}", held)
+        for kind in ("sft", "grpo"):
+            step = row[kind]
+            seconds = [spread(np.array(step[name]), 1) if name in step else "" for name in SECONDS]
+            learning = np.array(step.get("seconds/learning", step["seconds"]))
+            said = (
+                f"{np.mean(np.array(step['spoken']) / np.array(step['seconds/generation'])):,.0f}" if "spoken" in step else ""
+            )
+            speed = float(np.mean(step["operations"] / learning))
+            share = next((f" ({speed / most:.0%})" for name, most in PEAK.items() if name in device), "")
+            held = "" if step["gigabytes"] is None else f"{step['gigabytes']:.0f}"
+            learnt = f"{np.mean(step['tokens'] / learning):,.0f}"
+            made.add_row(row["size"], *counts, kind.upper(), *seconds, said, learnt, f"{speed / 1e12:.2f}{share}", held)
     return made
 
 
