@@ -3,8 +3,8 @@
     python experiments/bench_sizes.py --sizes 2B 4B:lora 8B:lora --json sizes.json
 
 The architecture is Qwen3-VL's, its weights are random, and every rollout is told which tools to call: what a step costs does not hang
-on what the weights know. Prompts, images, tokens, advantages and AdamW are as in training; tools take no time, as in bench_grpo.py. It
-computes on a GPU if there is one, in bfloat16. `pocket` is the shipped model.
+on what the weights know, only that no guess at the next words is wrong. Prompts, images, tokens, advantages and AdamW are as in
+training; tools take no time, as in bench_grpo.py. It computes on a GPU if there is one, in bfloat16. `pocket` is the shipped model.
 
 The operations of learning are the model's: those of reading the dialogues forward, counted, three times, or twice where only adapters
 have gradients of their own. What checkpointing computes again is not among them. Their share is that of the GPU's dense bfloat16 peak.

@@ -32,7 +32,7 @@ KIND = "vlm"
 
 
 class VlmAgent:
-    """Looks at the image, calls one tool, looks at the result, and goes on. Its weights stay as they are."""
+    """Looks at the image, calls one tool, looks at the result, and goes on."""
 
     name = KIND
     encoder: Model | None = None
@@ -49,6 +49,7 @@ class VlmAgent:
         """The same agent, drawing its words in place of taking the likeliest."""
         drawing = copy.copy(self)
         drawing.manner, drawing.seed, drawing.batches = replace(self.manner, temperature=temperature), seed, 0
+        drawing.engine = copy.copy(self.engine)
         return drawing
 
     def finish(self, world: World, trajectories: Sequence[Trajectory]) -> None:

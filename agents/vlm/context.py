@@ -32,7 +32,7 @@ class Roomy(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         held, new = self.get_seq_length(), key_states.shape[-2]
         if not held:  # kept as it is, so that gradients may flow
-            self.keys, self.values = key_states, value_states
+            self.keys, self.values, self.room = key_states, value_states, None
             return key_states, value_states
         assert self.keys is not None
         assert self.values is not None
@@ -135,6 +135,13 @@ class Context:
                 layer.crop(-dropped)
 
 
+def begun(vlm: Vlm, ids: Sequence[int]) -> Context:
+    """One row that has read these tokens."""
+    context = Context(vlm)
+    context.read([ids], at=((), ()))
+    return context
+
+
 class Contexts:
     """Rows of any length, read like one context: the long ones stand apart, so that they do not pad the short ones."""
 
@@ -149,18 +156,22 @@ class Contexts:
     ) -> Tensor:
         """As a context does; a row that reads nothing gets no logits that mean anything."""
         seen = images or [()] * len(ids)
-        row, column = at or (np.arange(len(ids)), np.maximum([len(said) - 1 for said in ids], 0))
+        whole = len(self.parts) == 1 and self.parts[0][0] == list(range(len(ids)))
         # A GPU minds a second call more than padding.
         if max(map(len, ids)) >= WORTH and self.parts[0][1].vlm.device.type == "cpu":
             self._sort([len(said) for said in ids])
+        elif whole:
+            return self.parts[0][1].read(ids, seen, sight, at)
+        row, column = map(np.asarray, at or (np.arange(len(ids)), np.maximum([len(said) - 1 for said in ids], 0)))
         out: Tensor | None = None
         for rows, context in self.parts:
             if any(ids[r] for r in rows):
-                mine = np.isin(row, rows)
-                place = np.array([rows.index(r) for r in row[mine]], np.int64)
-                logits = context.read([ids[r] for r in rows], [seen[r] for r in rows], sight, (place, column[mine]))
+                place = np.full(len(ids), -1)
+                place[rows] = np.arange(len(rows))
+                mine = np.flatnonzero(place[row] >= 0)
+                logits = context.read([ids[r] for r in rows], [seen[r] for r in rows], sight, (place[row[mine]], column[mine]))
                 out = logits.new_zeros(len(row), logits.shape[1]) if out is None else out
-                out[torch.from_numpy(np.flatnonzero(mine)).to(out.device)] = logits
+                out[torch.from_numpy(mine).to(out.device)] = logits
         assert out is not None, "somebody reads"
         return out
 

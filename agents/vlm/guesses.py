@@ -9,27 +9,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from agents.vlm.attention import FEW
-
-MOST = FEW - 1  # guessed tokens that are read at once, with the one before them
-
 
 class Guesses:
     """`texts`: all that may be said, as tokens."""
 
     def __init__(self, texts: Sequence[Sequence[int]]) -> None:
-        follow: dict[tuple[int, ...], set[int]] = defaultdict(set)
+        endings: dict[tuple[int, ...], list[Sequence[int]]] = defaultdict(list)
         for ids in texts:
             for length in range(1, len(ids)):
-                follow[tuple(ids[:length])].add(ids[length])
-        self.sure = {begun: next(iter(tokens)) for begun, tokens in follow.items() if len(tokens) == 1}
+                endings[tuple(ids[:length])].append(ids[length:])
+        self.sure = {begun: common(each) for begun, each in endings.items()}
         self.first = {ids[0] for ids in texts}
 
-    def after(self, said: Sequence[int], most: int = MOST) -> list[int]:
-        """What follows for sure on the last text that was begun in `said`; nothing, if that is none of these, or not sure."""
-        begun = max((k for k, token in enumerate(said) if token in self.first), default=len(said))
-        path, out = tuple(said[begun:]), list[int]()
-        while len(out) < most and path in self.sure:
-            out.append(self.sure[path])
-            path = (*path, out[-1])
-        return out
+    def after(self, said: Sequence[int], most: int) -> list[int]:
+        """What is sure to follow at the end of what was said; nothing, if that is none of the texts, or if there is a choice."""
+        for begun, token in enumerate(said):
+            if token in self.first and (sure := self.sure.get(tuple(said[begun:]))):
+                return sure[:most]
+        return []
+
+
+def common(lists: Sequence[Sequence[int]]) -> list[int]:
+    """What all begin with."""
+    out: list[int] = []
+    for tokens in zip(*lists, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        out.append(tokens[0])
+    return out

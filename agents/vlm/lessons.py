@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.vlm.chat import Chat, Dialogue, Piece
-from agents.vlm.context import Context
+from agents.vlm.context import Context, begun
 from agents.vlm.model import Sight, Vlm
 from tir_env.images.operations import digest
 
@@ -60,10 +60,9 @@ def read(
     """Some dialogues of a batch, read together."""
     chosen = [dialogues[member] for member in members]
     sight = Sight(vlm, chat, [image for d in chosen for piece in (d.prefix, *d.pieces) for image in piece.images])
-    context = Context(vlm)
+    shared = chat.shared
+    context = begun(vlm, chosen[0].prefix.ids[:shared]) if share else Context(vlm)
     if share:
-        shared = chat.shared
-        context.read([chosen[0].prefix.ids[:shared]], at=((), ()))
         names = [_opening(d) for d in chosen]
         groups = list(dict.fromkeys(names))
         openings = [chosen[names.index(name)].prefix for name in groups]

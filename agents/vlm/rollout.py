@@ -1,4 +1,4 @@
-"""Dialogues played in the world: all of a batch side by side, every token computed once.
+"""Dialogues played in the world: all of a batch side by side, no token of them computed twice.
 
 The system prompt is read once for all, the first image once for each group. Then turns: all rows speak, all tool calls of the turn are
 in flight together, each row reads its answer (only the new image is encoded) and goes on. The world decides when an episode is over.
@@ -13,14 +13,15 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
 from agents.vlm import words
+from agents.vlm.attention import FEW
 from agents.vlm.chat import Chat, Dialogue, Piece
-from agents.vlm.context import Context, Contexts
-from agents.vlm.guesses import MOST
+from agents.vlm.context import Context, Contexts, begun
 from agents.vlm.lessons import audible
 from agents.vlm.model import Sight, Vlm
 from agents.vlm.settings import Manner
@@ -28,7 +29,7 @@ from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
 
 ANSWER = 64  # tokens of words, at most
-CHEAP = 64  # tokens read at once, up to which a CPU takes little longer than for one
+AT_ONCE = {"cpu": 64, "gpu": 1024}  # tokens that take little longer to read than one of each row does
 
 
 @dataclass
@@ -104,18 +105,22 @@ class Own(Engine):
 
     context: Contexts
     logits: torch.Tensor
-    kept: Context | None = None
+    kept: tuple[Any, Context] | None = None  # what all begin with, and by which weights
 
     def __init__(self, vlm: Vlm, chat: Chat, lasting: bool = False) -> None:
         self.vlm, self.chat, self.lasting = vlm, chat, lasting
 
     def forget(self) -> None:
-        del self.context, self.logits
+        for name in ("context", "logits"):
+            self.__dict__.pop(name, None)
 
     @torch.inference_mode()
     def open(self, openings: Sequence[Piece], group: int) -> None:
-        shared = self.kept or beginning(self.vlm, self.chat, openings[0])
-        self.kept = shared if self.lasting else None
+        weights = self.vlm.device, sum(1 + weight._version for weight in self.vlm.model.parameters())
+        if self.kept is None or self.kept[0] != weights:
+            self.kept = weights, begun(self.vlm, openings[0].ids[: self.chat.shared])
+        shared = self.kept[1]
+        self.kept = self.kept if self.lasting else None
         self.context, self.logits = opened(shared, self.chat, openings, group)
 
     @torch.inference_mode()
@@ -160,6 +165,17 @@ def play(
     engine = engine or Own(vlm, chat)
     training = vlm.training
     vlm.eval()
+    try:
+        _play(chat, world, episodes, group, manner, rng, clock, engine)
+    finally:
+        engine.forget()
+        vlm.train(training)
+
+
+def _play(
+    chat: Chat, world: World, episodes: list[Episode], group: int, manner: Manner, rng: torch.Generator, clock: Clock,
+    engine: Engine,
+) -> None:  # fmt: skip
     with clock("generation"):
         engine.open([e.dialogue.prefix for e in episodes[::group]], group)
     going = list(episodes)
@@ -180,19 +196,10 @@ def play(
             episode.dialogue.pieces.append(piece)
         with clock("generation"):
             engine.hear(stay, heard)
-    engine.forget()
-    vlm.train(training)
-
-
-def beginning(vlm: Vlm, chat: Chat, opening: Piece) -> Context:
-    """What all dialogues share, read once."""
-    context = Context(vlm)
-    context.read([opening.ids[: chat.shared]], at=((), ()))
-    return context
 
 
 def opened(shared: Context, chat: Chat, openings: Sequence[Piece], group: int) -> tuple[Contexts, torch.Tensor]:
-    """What a group shares is read once for each. `shared` stays as it is."""
+    """What a group shares is read once for each; `shared`, which has read what all share, stays as it is."""
     context = copy.copy(shared)
     context.branch([0] * len(openings))
     sight = Sight(shared.vlm, chat, [image for piece in openings for image in piece.images])
@@ -207,21 +214,14 @@ class _Turn:
     """What one row says."""
 
     limit: int
-    told: Sequence[int] | None
     piece: Piece = field(default_factory=lambda: Piece([], spoken=True))
-    unread: list[int] = field(default_factory=list)  # what it said last, and a guess at what comes then
-    guess: list[int] = field(default_factory=list)
+    guess: list[int] = field(default_factory=list)  # read in case that it is said next
+    unread: list[int] = field(default_factory=list)  # what was said and not yet read, and the guess that is read with it
     over: bool = False
 
-    def next(self, places: int) -> list[int]:
-        """What it is told to say next, whatever after its end."""
-        assert self.told is not None
-        first = len(self.piece.ids)
-        return [self.told[min(k, len(self.told) - 1)] for k in range(first, first + places)]
-
-    def take(self, drawn: Sequence[tuple[int, float]], chat: Chat, most: int) -> int:
+    def take(self, drawn: Sequence[tuple[int, float]], chat: Chat, ahead: int) -> int:
         """Say what was drawn after each token that it read, as far as those were right guesses. How many were wrong."""
-        right = 0
+        right, self.unread = 0, []
         for token, logp in drawn:
             self.piece.ids.append(token)
             self.piece.logps.append(logp)
@@ -233,7 +233,7 @@ class _Turn:
             if self.over or not known:
                 break
         wrong = len(self.guess) - right
-        self.guess = [] if self.over else chat.guesses.after(self.piece.ids, min(most, self.limit - len(self.piece.ids)))
+        self.guess = [] if self.over else chat.guesses.after(self.piece.ids, min(ahead, self.limit - len(self.piece.ids)))
         self.unread += self.guess
         return wrong
 
@@ -242,42 +242,40 @@ def speak(
     context: Context | Contexts, chat: Chat, logits: torch.Tensor, manner: Manner, rng: torch.Generator, room: Sequence[int],
     told: Sequence[Sequence[int]] | None = None,
 ) -> list[Piece]:  # fmt: skip
-    """A turn of every row, drawn token by token, or as `told`. The last token of each is read, too, so that an answer can follow.
+    """A turn of every row, drawn token by token. The last token of each is read, too, so that an answer can follow.
 
-    `logits` are those after what was read last. What is sure to follow on a token (see `guesses`) is read along with it.
+    `logits` are those after what was read last. What is sure to follow on a token (see `guesses`) is read along with it. `told` are
+    tokens to say in place of those that are drawn.
     """
-    turns = [_Turn(max(1, min(manner.turn, left)), told[row] if told else None) for row, left in enumerate(room)]
-    heard = list(range(len(turns)))
-    # A GPU reads many tokens in the time of one. A CPU is paid by the token, but for the first few.
-    most = MOST if logits.device.type != "cpu" else max(0, min(MOST, CHEAP // len(turns) - 1))
-    while True:
-        places = [1 + len(turns[row].guess) for row in heard]
-        said = [word for row, many in zip(heard, places, strict=True) for word in turns[row].next(many)] if told else None
-        drawn = zip(*draw(audible(logits, chat), manner, rng, said), strict=True)
-        wrong = [0] * len(turns)
-        for row, many in zip(heard, places, strict=True):
-            wrong[row] = turns[row].take(list(islice(drawn, many)), chat, most)
-        context.take_back(wrong)
-        heard = [row for row in heard if not turns[row].over]
-        at = np.array([(row, k) for row in heard for k in range(len(turns[row].unread))], np.int64).reshape(-1, 2)
-        if any(turn.unread for turn in turns):
-            logits = context.read([turn.unread for turn in turns], at=(at[:, 0], at[:, 1]))
-        for turn in turns:
-            turn.unread = []
-        if not heard:
-            return [turn.piece for turn in turns]
+    turns = [_Turn(max(1, min(manner.turn, left))) for left in room]
+    ahead = max(0, min(FEW, AT_ONCE["cpu" if logits.device.type == "cpu" else "gpu"] // len(turns)) - 1)
+    going = list(range(len(turns)))
+    while going:
+        places = [(row, len(turns[row].piece.ids) + k) for row in going for k in range(1 + len(turns[row].guess))]
+        heard = audible(logits, chat)
+        tokens, logps = draw(heard, manner, rng)
+        if told is not None:
+            tokens = [told[row][min(place, len(told[row]) - 1)] for row, place in places]
+            logps = chances_of(tokens, heard, manner)
+        drawn, back, fed = zip(tokens, logps, strict=True), [0] * len(turns), [list[int]() for _ in turns]
+        for row in going:
+            turn = turns[row]
+            back[row] = turn.take(list(islice(drawn, 1 + len(turn.guess))), chat, ahead)
+            fed[row] = turn.unread
+        context.take_back(back)
+        going = [row for row in going if not turns[row].over]
+        at = np.array([(row, column) for row in going for column in range(len(fed[row]))], np.int64).reshape(-1, 2)
+        del logits, heard  # with a large vocabulary they are large
+        if any(fed):
+            logits = context.read(fed, at=(at[:, 0], at[:, 1]))
+    return [turn.piece for turn in turns]
 
 
-def draw(
-    logits: torch.Tensor, manner: Manner, rng: torch.Generator, told: Sequence[int] | None = None
-) -> tuple[list[int], list[float]]:
-    """A token from every row of logits, or the one that is `told`, and its log-probability at this temperature before `top_p`'s cut."""
-    if told is not None:
-        chances = torch.log_softmax(logits / (manner.temperature or 1.0), dim=-1)
-        return list(told), chances.gather(1, torch.tensor(told, device=chances.device)[:, None])[:, 0].tolist()
+def draw(logits: torch.Tensor, manner: Manner, rng: torch.Generator) -> tuple[list[int], list[float]]:
+    """A token from every row of logits, and its log-probability at this temperature before the cut of `top_p`."""
     if manner.temperature == 0:
         best = logits.argmax(dim=-1)
-        return best.tolist(), torch.log_softmax(logits, -1).gather(1, best[:, None])[:, 0].tolist()
+        return best.tolist(), chances_of(best.tolist(), logits, manner)
     chances = torch.log_softmax(logits / manner.temperature, dim=-1)
     weights = chances.exp()
     if manner.top_p < 1:
@@ -287,6 +285,13 @@ def draw(
         weights = torch.zeros_like(weights).scatter(1, order, ranked)
     drawn = torch.multinomial(weights, 1, generator=rng)
     return drawn[:, 0].tolist(), chances.gather(1, drawn)[:, 0].tolist()
+
+
+def chances_of(tokens: Sequence[int], logits: torch.Tensor, manner: Manner) -> list[float]:
+    """Their log-probabilities at this temperature; where it is 0, at 1."""
+    chances = torch.log_softmax(logits / (manner.temperature or 1.0), dim=-1)
+    out: list[float] = chances.gather(1, torch.tensor(tokens, device=chances.device)[:, None])[:, 0].tolist()
+    return out
 
 
 def _act(chat: Chat, world: World, going: Sequence[Episode], manner: Manner) -> list[Piece | None]:

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from agents.training_free.perceive import LEVELS
 from agents.vlm import pocket, words
-from agents.vlm.context import Context
+from agents.vlm.context import Context, begun
 from agents.vlm.lessons import parts, read
 from agents.vlm.model import Sight, Vlm, load, positions, prepared
-from agents.vlm.rollout import beginning, opened, speak
+from agents.vlm.rollout import opened, speak
 from agents.vlm.settings import POCKET, Manner, VlmSpec
 from experiments.training.calls import SEEN, Imagined, Teller, imagine
 from experiments.training.captions import DEGRADATIONS
@@ -276,7 +276,7 @@ def called(vlm: Vlm, images: Sequence[Image], severities: NDArray[np.float32], a
     """What its first word is about pictures, the likeliest one, with pocket's tools to choose from."""
     toolbox = Toolbox.load("pocket")
     chat = vlm.chat(toolbox)
-    shared = beginning(vlm, chat, chat.opening(images[0]))
+    shared = begun(vlm, chat.opening(images[0]).ids[: chat.shared])
     asked: list[tuple[words.Request, NDArray[np.float32]]] = []
     for first in range(0, len(images), at_once):
         openings = [chat.opening(image) for image in images[first : first + at_once]]
