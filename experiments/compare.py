@@ -38,7 +38,7 @@ from experiments.evaluate import seen_before, trained_with
 from experiments.grids import Grid, spread, write_grids
 from experiments.report_page.reading import names_of
 from experiments.tool_pool import ToolPool
-from pool import Problem
+from pool import Call, Problem
 from rewards import Score
 from tir_env.drawing import save_figure
 from tir_env.images.sources import Part, open_images
@@ -122,6 +122,9 @@ def compare(settings: Compare) -> None:
     grids += [by_count(episodes, what) for what in (settings.metrics[0], *BY)]
     for grid in grids:
         console.print(grid.terminal())
+    for name, each in episodes.items():
+        if trouble := troubles(each):
+            console.print(f"{name}: {trouble}; the JSON file tells", markup=False, soft_wrap=True)
     written = write_grids(grids, settings.json)
     written.append(draw(episodes, settings))
     console.print(f"wrote {settings.json}, {', '.join(path.name for path in written)}", soft_wrap=True)
@@ -167,6 +170,14 @@ class Contestant:
         agent = open_agent(spec, world, settings.seed)
         return cls(world, agent, observer_for(agent, world))
 
+    def warm_up(self, settings: Compare) -> None:
+        """All tools run once: otherwise who calls few of them would load them when the clock runs. Then the hardest of the cases."""
+        place = stream_for(self.world.suite.name, settings.seed), settings.episodes
+        hardest = max(range(len(self.world.suite)), key=lambda case: len(self.world.suite[case].degradations))
+        [trajectory] = self.world.open([place], Pin(case=hardest))
+        self.world.pool.run([Call(tool.name, trajectory.image) for tool in self.world.toolbox])
+        finish(self.world, self.observer, self.agent, [trajectory])
+
     def restore(self, number: int, settings: Compare) -> tuple[Trajectory, float]:
         """One start, and the seconds that its restoration took: without spoiling the image."""
         [trajectory] = self.world.open(
@@ -197,13 +208,14 @@ def case_of(world: World, number: int) -> Pin:
 
 
 def contest(suite: str, names: dict[str, str], settings: Compare, console: Console) -> dict[str, list[Episode]]:
-    """Every start by every agent, in turns; who begins changes. One start before the others loads the models and does not count."""
+    """Every start by every agent, in turns; who begins changes. Before that all tools are run once, and a start that does not count."""
     done: dict[str, list[Episode]] = {name: [] for name in names.values()}
     with ExitStack() as stack:
         contestants = {names[spec]: Contestant.enter(stack, spec, suite, settings) for spec in names}
         judge = world_of(suite, settings, stack, settings.metrics, settings.horizon)  # scores when the clock is stopped
         for contestant in track(contestants.values(), "warming up", console=console, transient=True):
-            contestant.restore(settings.episodes, settings)
+            contestant.warm_up(settings)
+        tell_of_a_low_bound(contestants, names.get(settings.bound, ""), console)
         order = list(contestants)
         for number in track(range(settings.episodes), escape(suite), console=console, transient=True):
             for name in [*order[number % len(order) :], *order[: number % len(order)]]:
@@ -222,10 +234,30 @@ def episode_of(trajectory: Trajectory, seconds: float, judge: World) -> Episode:
         "value": {metric: value(after[metric], "raw") for metric in judge.metrics},
         "calls": trajectory.calls,
         "policy calls": sum(n.get("policy_calls", 1) for n in notes),
+        "fallbacks": sum(n.get("fallbacks", 0) for n in notes),
         "remarks": [remark for n in notes for remark in n.get("remarks", [])],
         "failures": [failure.message for failure in trajectory.failures],
         "seconds": seconds,
     }  # fmt: skip
+
+
+def troubles(episodes: Sequence[Episode]) -> str:
+    """What did not go as it should have gone, counted; nothing if all went well."""
+    counts = {
+        "answers of a language model missing or no use, so that others stood in": sum(e.get("fallbacks", 0) for e in episodes),
+        "calls failed": sum(len(e.get("failures", ())) for e in episodes),
+        "episodes with remarks": sum(bool(e.get("remarks")) for e in episodes),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def tell_of_a_low_bound(contestants: dict[str, Contestant], bound: str, console: Console) -> None:
+    steps = max(contestant.world.horizon for contestant in contestants.values())
+    if bound and (depth := getattr(contestants[bound].agent, "depth", steps)) < steps:
+        told = (
+            f"{bound} looks {depth} steps ahead, and others may take {steps}: it is no bound for them. Give --horizon {depth}."
+        )
+        console.print(f"Mind that {told}", soft_wrap=True)
 
 
 def value(score: Score | Failure, what: str = "value") -> float:

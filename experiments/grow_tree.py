@@ -138,7 +138,7 @@ def counts(settings: Grow) -> dict[Part, int]:
 def starts_of(world: World, count: int, seed: int) -> Iterator[Start]:
     """As many of each case, each on a photograph that is drawn."""
     for case in range(len(world.suite)):
-        yield from (world.draw(seed + case, number, Pin(case=case)) for number in range(count))
+        yield from world.draw_many(seed + case, range(count), Pin(case=case))
 
 
 def name_of(number: int) -> str:

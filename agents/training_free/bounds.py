@@ -21,29 +21,38 @@ from tir_env.tree.world import TreeWorld
 from tir_env.world import World
 
 
-class RandomAgent:
+class Blind:
+    """Decides without a look at the image."""
+
+    encoder: Model | None = None
+    count = 0  # decisions of the last call
+
+    def notes(self) -> Sequence[dict[str, Any]]:
+        return [{"policy_calls": 0}] * self.count
+
+
+class RandomAgent(Blind):
     """Any allowed action, all alike."""
 
     name = "random"
-    encoder: Model | None = None
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
+        self.count = len(trajectories)
         mask = observations["mask"]  # [batch, actions]
         return (self.rng.random(mask.shape) * mask).argmax(axis=1)
 
 
-class FixedAgent:
+class FixedAgent(Blind):
     """The same actions for every image: "no tool" and "one tool, then stop" are the simplest."""
-
-    encoder: Model | None = None
 
     def __init__(self, actions: Sequence[int], stop: int, name: str) -> None:
         self.actions, self.stop, self.name = list(actions), stop, name
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
+        self.count = len(trajectories)
         steps = [len(t.steps) for t in trajectories]
         return np.array([self.actions[k] if k < len(self.actions) else self.stop for k in steps])
 
@@ -85,7 +94,7 @@ class ExhaustiveOracle:
         self.name = f"oracle:{metric}:{depth}"
         if isinstance(world, TreeWorld) and depth > world.tree.ground.depth:
             raise Problem(self.name, f"looks further than this tree's {world.tree.ground.depth} steps", "Choose fewer.")
-        self.ground = ground_of(world, depth, metrics=(metric,))
+        self.ground = ground_of(world, min(depth, world.horizon), metrics=(metric,))
         self._trees: dict[Start, TreeWorld] = {}
         self._notes: list[dict[str, int]] = []
 

@@ -113,7 +113,7 @@ class Endpoint:
             reason = f"would be sent the key of {self._variable} over http, for all to read"
             raise EndpointError(self.name, reason, f"Use https, or a tunnel to 127.0.0.1; or unset {self._variable}.")
         self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
-        self._http = httpx.Client(timeout=timeout)
+        self._http = httpx.Client(timeout=timeout, trust_env=not on_this_machine(self.url))  # no proxy would send it back here
         self._answers = False  # it has answered once
         self._settings: dict[str, Any] = {"temperature": 0}
 

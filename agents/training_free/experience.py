@@ -59,12 +59,12 @@ class Experience(BaseModel):
                     left.setdefault(first + THEN + later, []).append(record.rate / len(tasks))
         return {pair: sum(rates) / len(rates) for pair, rates in left.items()}
 
-    def cost(self, order: Sequence[str]) -> float:
-        """How much an order is expected to leave: what it left, if this very set of tasks was tried; else by its pairs."""
+    def cost(self, order: Sequence[str], pairs: dict[str, float]) -> float:
+        """What share of its degradations an order is expected to leave: that which it left, if it was tried; else by the distilled
+        `pairs`."""
         orders = self.raw.get("+".join(sorted(order)), {})
         if record := orders.get(THEN.join(order)):
-            return record.rate
-        pairs = self.distilled
+            return record.rate / len(order)
         known = [pairs[pair] for pair in map(THEN.join, combinations(order, 2)) if pair in pairs]
         return sum(known) / len(known) if known else math.inf
 

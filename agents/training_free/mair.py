@@ -23,10 +23,11 @@ class Mair(Searcher):
         for stage in STAGES:
             severities = yield from self.eye.look(walk, state)
             for name in (each for each in agenda(severities) if each in stage):
-                state = yield from self._expert(walk, state, name, severities[name])
+                state = yield from self._expert(walk, state, name)
         return state
 
-    def _expert(self, walk: Walk, state: State, name: str, severity: float) -> Search[State]:
+    def _expert(self, walk: Walk, state: State, name: str) -> Search[State]:
+        severity = (yield from self.eye.look(walk, state))[name]
         tools = [action for task in walk.tasks([name]) for action in walk.tools(state, task)]
         better = []
         for made in (yield from walk.apply(state, tools)):

@@ -38,10 +38,10 @@ class TablePlanner(Planner):
         orders = [list(each) for each in permutations(shuffled) if each[0] not in not_first] if len(tasks) <= MOST else []
         if not orders:
             return sorted(shuffled, key=lambda task: task in not_first)
-        experience = self.experience
-        if experience is None:
+        if (experience := self.experience) is None:
             return orders[0]
-        return min(orders, key=experience.cost)
+        pairs = experience.distilled
+        return min(orders, key=lambda order: experience.cost(order, pairs))
         yield  # a planner that asks nobody
 
 

@@ -18,6 +18,7 @@ from agents.training_free.endpoint import EndpointError
 from agents.training_free.perceive import Severities
 from agents.training_free.speaking import Asked, Reply
 from pool import Call, Model, Outcome, Pool
+from pool.errors import LoadFailed
 from tir_env.images import Image
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
@@ -56,6 +57,7 @@ class Walk:
         self.rng = np.random.default_rng([seed, int(trajectory.current_digest[:12], 16)])  # the same for the same image
         self.tool_calls = self.policy_calls = self.scored_images = 0
         self.perceived: dict[State, Severities] = {}
+        self.left_out: set[str] = set()  # metrics that cannot score such images
         self.fallbacks = 0  # answers that it did without
         self.remarks: list[str] = []  # what did not go as it should: a tool that failed, an answer that was no answer
 
@@ -79,14 +81,27 @@ class Walk:
         return [State(o.value, (*state.actions, a)) for a, o in zip(actions, outcomes, strict=True) if o.ok]
 
     def score(self, images: Sequence[Image], weights: dict[str, float]) -> Search[list[float]]:
-        """Sums of no-reference metrics, weighted by their names in the pool; NaN where one failed."""
+        """Sums of no-reference metrics, weighted by their names in the pool; NaN where one failed, which is remarked upon.
+
+        One that fails on all of the first images is left out of the whole search, as NIQE is where an image is too small for it.
+        """
         if not images:
             return []
+        first, names = not self.scored_images, [name for name in weights if name not in self.left_out]
         self.scored_images += len(images)
-        calls: list[Call | Asked] = [Call(name, (image, None)) for image in images for name in weights]
-        outcomes: list[Outcome] = yield calls
-        values = [o.value.value if o.ok else math.nan for o in outcomes]
-        sums: list[float] = (np.reshape(values, (len(images), -1)) @ np.array(list(weights.values()))).tolist()
+        outcomes: list[Outcome] = yield [Call(name, (image, None)) for image in images for name in names]
+        for outcome in outcomes:
+            if isinstance(outcome.error, LoadFailed):
+                raise outcome.error  # without it, this would be another agent
+        self.remarks += dict.fromkeys(f"{o.error}" for o in outcomes if o.error is not None)
+        values = np.reshape([o.value.value if o.ok else math.nan for o in outcomes], (len(images), -1))
+        if first:
+            told = [column for column in range(len(names)) if not np.isnan(values[:, column]).all()]
+            self.left_out |= {name for column, name in enumerate(names) if column not in told}
+            names, values = [names[column] for column in told], values[:, told]
+        if not names:
+            return [math.nan] * len(images)
+        sums: list[float] = (values @ np.array([weights[name] for name in names])).tolist()
         return sums
 
     def fall_back(self, remark: str) -> None:

@@ -13,14 +13,15 @@ import pytest
 from agents.agent import observer_for, play
 from agents.opening import open_agent
 from agents.training_free.bounds import ExhaustiveOracle, GreedyOracle
-from pool import Call, Outcome, Problem
+from pool import Call, Outcome, Problem, Traits
+from pool.errors import WorkerLost
 from tests.conftest import Mean, fake_toolbox
 from tests.tir_env.tree.forest import grown, real_world, starts_of
 from tir_env.images.operations import digest
 from tir_env.tools import Tool, Toolbox
 from tir_env.tools.weights import Weights
 from tir_env.trajectory import Start
-from tir_env.tree import TreeWorld
+from tir_env.tree import TreeError, TreeWorld
 from tir_env.world import World
 
 COUNT = 6
@@ -43,6 +44,46 @@ def ends(starts: list[Start]) -> dict[tuple[int, ...], np.ndarray]:
                 world.step(trajectories, [action] * COUNT)
             found[actions] = np.array([t.end_quality["psnr"].value for t in trajectories])
     return found
+
+
+def test_who_looks_at_nothing_has_no_policy_calls(starts: list[Start]) -> None:
+    world = real_world()
+    for name in ("none", "random", "denoise/brighter", "oracle:psnr"):
+        agent = open_agent(name, world)
+        played = play(world, observer_for(agent, world), agent, starts)
+        assert {step.notes["policy_calls"] for t in played for step in t.steps} == {0}
+
+
+def test_it_looks_no_further_than_the_horizon(starts: list[Start]) -> None:
+    world = real_world(horizon=1)
+    oracle = open_agent("oracle:psnr:3", world)
+    before = world.pool.stats().by_model.copy()
+    play(world, observer_for(oracle, world), oracle, starts[:1])
+    ran = sum(count - before.get(name, 0) for name, count in world.pool.stats().by_model.items() if name in world.toolbox)
+    assert ran <= world.stop + 1, "each tool once, and the best of them for good"
+
+
+def test_what_may_pass_is_no_fact(starts: list[Start], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree in which a tool had failed because its worker was lost would say so for ever."""
+    world = real_world()
+    run = world.pool.run
+
+    def lossy(calls: list[Call]) -> list[Outcome]:
+        lost = WorkerLost("denoise/brighter", "it was killed")
+        return [
+            Outcome(c.model, error=lost) if c.model == "denoise/brighter" else o for c, o in zip(calls, run(calls), strict=True)
+        ]
+
+    monkeypatch.setattr(world.pool, "run", lossy)
+    with pytest.raises(TreeError, match="lost its worker"):
+        grown(world, starts[:1])
+
+
+def test_a_tool_that_has_moods_grows_no_tree() -> None:
+    moody = Tool("denoise", "moody", fake_toolbox()[0].engine, traits=Traits(deterministic=False))
+    world = World(toolbox=Toolbox("moody", [moody]), crop=32, horizon=2, suite="noise+jpeg")
+    with pytest.raises(TreeError, match="denoise/moody: may give another image the next time"):
+        open_agent("oracle:psnr:2", world)
 
 
 def test_the_exhaustive_oracle_finds_the_best_of_all_sequences(

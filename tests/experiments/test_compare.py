@@ -11,7 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.compare import Compare, against, compare, episode_of, named, ranks, trainings_of, world_of
+from experiments.compare import (
+    Compare,
+    Contestant,
+    against,
+    compare,
+    episode_of,
+    named,
+    ranks,
+    tell_of_a_low_bound,
+    trainings_of,
+    troubles,
+    world_of,
+)
+from experiments.console import plain_console
 from pool import Problem
 
 SMALL = Compare(
@@ -93,6 +106,33 @@ def test_what_names_stand_for_may_not_change_between_the_calls(tmp_path: Path, m
         Path(name).write_text(before)
     compare(settings)
     assert len(played) == 2
+
+
+def test_what_did_not_go_well_is_told() -> None:
+    fine = {"failures": [], "remarks": []}
+    assert troubles([fine, {}]) == ""
+    told = troubles([fine | {"fallbacks": 2, "remarks": ["no"]}, fine | {"fallbacks": 1}, fine | {"failures": ["x", "y"]}])
+    assert told == (
+        "3 answers of a language model missing or no use, so that others stood in, 2 calls failed, 1 episodes with remarks"
+    )
+
+
+def test_all_tools_are_there_before_the_clock_runs(tmp_path: Path) -> None:
+    settings = replace(SMALL, json=tmp_path / "compare.json")
+    with ExitStack() as stack:
+        contestant = Contestant.enter(stack, "none", "noise+jpeg", settings)
+        contestant.warm_up(settings)
+        assert {tool.name for tool in contestant.world.toolbox} <= set(contestant.world.pool.stats().by_model)
+
+
+def test_a_bound_that_looks_less_far_than_others_may_go_is_no_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as stack:
+        names = {spec: spec for spec in ("none", "oracle:psnr:2")}
+        made = {name: Contestant.enter(stack, name, "noise+jpeg", replace(SMALL, horizon=3)) for name in names}
+        for bound in ("none", "", "oracle:psnr:2"):
+            assert capsys.readouterr().out == ""
+            tell_of_a_low_bound(made, bound, plain_console())
+        assert "oracle:psnr:2 looks 2 steps ahead, and others may take 3" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_names_are_short_and_differ(tmp_path: Path) -> None:

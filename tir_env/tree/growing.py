@@ -13,6 +13,7 @@ import numpy as np
 from pool import Call, Model
 from rewards import Score
 from tir_env.images.operations import Image, digest
+from tir_env.starts import OF_THE_INPUT
 from tir_env.trajectory import Failure, Trajectory
 from tir_env.tree.file import (
     REFUSED,
@@ -38,6 +39,9 @@ def ground_of(
     if depth < 1:
         raise TreeError("depth", f"must be at least 1, not {depth}", "Give the longest sequence of tools.")
     names = {"images": world.images.name, "suite": world.suite.name, "toolbox": world.toolbox.name, "haze": "synthetic", **told}
+    if moody := [tool.name for tool in world.toolbox if not tool.traits.deterministic]:
+        reason = "may give another image the next time, so that what a tree says of it would not be so"
+        raise TreeError(f"the tool {moody[0]}", reason, "Leave it out of the toolbox.")
     wanted = list(world.metrics) if metrics is None else metrics
     return Ground(
         **names,
@@ -72,6 +76,13 @@ def grow(
     return crown.tree(ground, part)
 
 
+def lasting(failure: Failure) -> Failure:
+    """One that comes again with the same image: others are no facts of a tree."""
+    if failure.kind not in OF_THE_INPUT:
+        raise TreeError("a tree", f"cannot be grown: {failure.message}", "Mend it and grow again: what has grown is kept.")
+    return failure
+
+
 @dataclass
 class Crown:
     """The states of one start while it grows."""
@@ -104,7 +115,7 @@ class Crown:
             outcomes = self.world.pool.run([call for *_, call in calls])
             for (state, action, _), outcome in zip(calls, outcomes, strict=True):
                 if outcome.error is not None:
-                    self.children[state, action] = REFUSED - 1 - self._number(Failure.of(outcome.error))
+                    self.children[state, action] = REFUSED - 1 - self._number(lasting(Failure.of(outcome.error)))
                     continue
                 key = digest(outcome.value)
                 if key not in self.places:
@@ -134,7 +145,7 @@ class Crown:
             for column, metric in enumerate(self.metrics):
                 score = scores[metric]
                 if isinstance(score, Failure):
-                    self.unscored.append((state, column, self._number(score)))
+                    self.unscored.append((state, column, self._number(lasting(score))))
                     score = Score(np.nan, np.nan)
                 row.append(score)
             self.scores.append(row)

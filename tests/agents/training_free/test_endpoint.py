@@ -232,6 +232,16 @@ def test_whose_key_goes_where(url: str, wanted: str | None, monkeypatch: pytest.
     assert (KEY if wanted == "sk-secret" else OTHER_KEY) in str(error)
 
 
+def test_no_proxy_gets_to_see_the_key_of_a_server_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with chat_server([Answer("no")]) as proxy, chat_server([Answer("yes")]) as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        assert endpoint(server.url).reply([ASK]) == ["yes"]
+    assert proxy.keys == []
+
+
 def test_a_server_in_the_local_network_needs_no_key() -> None:
     assert endpoint("http://192.168.0.7:8000/v1").url == "http://192.168.0.7:8000/v1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from agents.training_free.q_agent import QAgent
 from agents.training_free.search import State, Walk, side_by_side
 from experiments.reporting import summary
 from pool import Problem
+from pool.errors import LoadFailed
 from rewards import Score
 from rewards.quality import Scorer
 from tests.agents.training_free.coded import Reads, eye_of, played, rules, world_of
@@ -76,6 +78,61 @@ def test_q_agent_leaves_out_what_cannot_be_scored() -> None:
     assert rules(world, trajectory) == ["noise=100"]
 
 
+@dataclass
+class Large(Codes):
+    """Another one that likes what has little noise, and says nothing of the images that a walk begins with."""
+
+    name = "quality/large"
+
+    def run(self, items: list[tuple[Image, Image | None]]) -> list[Score]:
+        if any(image[0, 0, 0] in (200, 33) for image, _ in items):
+            raise ValueError("too small for me")
+        return [Score(1000.0 * int(image[0, 0, 0]), 0.0) for image, _ in items]
+
+
+def test_a_metric_that_cannot_score_such_images_is_left_out_and_that_is_said() -> None:
+    tools = ("denoise", "noise=150"), ("denoise", "noise=20"), ("derain", "rain=60")
+    world = world_of(*tools)
+    eye = CodedEye(world)
+    world.pool.add(Large())
+    eye.weights = {"quality/codes": 1.0, "quality/large": 1.0}
+    [trajectory] = played(world, QAgent(eye))
+    assert rules(world, trajectory) == ["noise=20", "rain=60"], "as without it, though later it would have a say"
+    [remark] = trajectory.steps[0].notes["remarks"]
+    assert "too small for me" in remark
+    eye.weights = {"quality/large": 1.0}
+    [nothing] = played(world, QAgent(eye))
+    assert nothing.tool_names == []
+    assert all("too small for me" in remark for remark in nothing.steps[0].notes["remarks"]), "nobody need wonder why"
+
+
+def test_an_agent_without_its_quality_is_no_agent() -> None:
+    class Absent(Codes):
+        name = "quality/absent"
+
+        def load(self) -> None:
+            raise FileNotFoundError("no weights here")
+
+    world = world_of(("denoise", "noise=20"))
+    eye = CodedEye(world)
+    world.pool.add(Absent())
+    eye.weights = {"quality/absent": 1.0}
+    with pytest.raises(LoadFailed, match="no weights here"):
+        played(world, QAgent(eye))
+
+
+def test_mair_judges_by_the_image_as_it_is_now() -> None:
+    world = world_of(("denoise", "noise=100"), ("brighten", "noise=150"), spoilt=(200, 0, 0))
+
+    class Sees(Reads):
+        def run(self, items: Any) -> list[dict[str, float]]:
+            # It is as dark as it is noisy, and a little less: denoising lightens it.
+            return [each | {"dark": each["noise"] * 0.9} for each in super().run(items)]
+
+    [trajectory] = played(world, Mair(PocketEye(world, Sees(), {"piqe": 1.0})))
+    assert rules(world, trajectory) == ["noise=100"], "brightening to 150 was less than the 200 of before, not than 100"
+
+
 def test_hybrid_has_a_fast_way_for_what_is_easy() -> None:
     world = world_of(*CLEAN, ("denoise", "noise=1"), spoilt=(200, 30, 0))
     agent = HybridAgent(eye_of(world), agent_of(world, "denoise", "derain", "dejpeg"))
@@ -118,7 +175,8 @@ def test_exploration_counts_what_survives_each_order() -> None:
     assert (first.tried, last.tried) == (6, 6), "three images, two tools for noise"
     assert first.survived == {"noise": 3, "jpeg": 3}, "where noise stayed, jpeg did, too"
     assert last.survived == {"noise": 3, "jpeg": 6}, "before denoising dejpeg never helps"
-    assert experience.cost(["denoise", "dejpeg"]) < experience.cost(["dejpeg", "denoise"])
+    pairs = experience.distilled
+    assert experience.cost(["denoise", "dejpeg"], pairs) < experience.cost(["dejpeg", "denoise"], pairs)
 
 
 def test_experience_that_cannot_be_read(tmp_path: Path) -> None:
