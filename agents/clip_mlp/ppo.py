@@ -32,7 +32,7 @@ from agents.clip_mlp.rollouts import Rollout, Round, Rounds, TreeRounds, figures
 from pool import Problem
 from rewards import RewardDesign, make_reward
 
-PATIENCE = 600.0  # seconds that a round waits for env runners that were lost
+PATIENCE = 600.0  # seconds that a round waits for env runners that were lost; while any play, it does not wait
 
 
 class StandardiseRealSteps(ConnectorV2):
@@ -131,7 +131,7 @@ class LightPPO(PPO):
     def sample_round(self) -> list[Rollout]:
         """A round of every env runner. One that is lost comes back and plays its part again: what it plays follows from the round."""
         seed, number, reward = self.config.run_seed, self.rounds, self.design.state_dict()
-        group, until = self.env_runner_group, time.monotonic() + PATIENCE
+        group, waited = self.env_runner_group, 0.0
         wanted = range(1, self.config.num_env_runners + 1) or range(1)
         found: dict[int, Round] = {}
         while missing := [runner for runner in wanted if runner not in found]:
@@ -141,12 +141,16 @@ class LightPPO(PPO):
                     raise each
                 if each is not None:
                     found[each.runner] = each
-            if len(found) < len(wanted):
-                if time.monotonic() > until:
-                    raise lost_runners(missing)
+            if lost := [runner for runner in missing if runner not in found]:
+                if len(lost) < len(missing):  # some played
+                    waited = 0.0
+                if waited > PATIENCE:
+                    raise lost_runners(lost)
+                began = time.monotonic()
                 time.sleep(1.0)
                 self.restore_env_runners(group)
                 self._send_weights()
+                waited += time.monotonic() - began
         results = [found[runner] for runner in wanted]
         self.metrics.aggregate([each.metrics for each in results], key=ENV_RUNNER_RESULTS)
         for answer in self.learner_group.foreach_learner(lambda learner: seed_all(seed, number)):
