@@ -65,12 +65,14 @@ class Round(NamedTuple):
 def play_round(runner: EnvRunner, seed: int, number: int, reward: dict[str, float]) -> Round | Exception | None:
     """One episode of each environment of an env runner. None from the local one, where remote ones do the work.
 
-    What goes wrong is returned: RLlib would end a process that raises, after a minute, and say nothing of it.
+    What goes wrong is returned: RLlib would end a process that raises, after a minute, and say nothing of it. What an environment's
+    step raises RLlib wraps in an empty RuntimeError, whose cause would be lost on the way to another process.
     """
     try:
         return played_by(runner, seed, number, reward)
     except Exception as error:
-        return error
+        cause, empty = error.__cause__, type(error) is RuntimeError and not error.args
+        return cause if empty and isinstance(cause, Exception) else error
 
 
 def played_by(runner: EnvRunner, seed: int, number: int, reward: dict[str, float]) -> Round | None:

@@ -1,15 +1,16 @@
-"""A round whose env runners are lost. No Ray is started."""
+"""A round whose env runners are lost, or raise. No Ray is started."""
 
 from __future__ import annotations
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agents.clip_mlp import ppo
+from agents.clip_mlp import ppo, rollouts
 from agents.clip_mlp.ppo import PATIENCE, LightPPO
-from agents.clip_mlp.rollouts import Round
+from agents.clip_mlp.rollouts import Round, play_round
 from pool import Problem
 
 
@@ -54,3 +55,22 @@ def test_who_stays_away_is_named_and_waited_for_until_patience_is_over(monkeypat
     with pytest.raises(Problem, match=r"^env runners 2: are lost"):
         group.sample()
     assert group.now == pytest.approx(2 * 3600 + PATIENCE, abs=2)
+
+
+def test_what_a_step_raises_is_said_and_not_what_rllib_wraps_it_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped(*_: Any) -> None:
+        try:
+            raise Problem("a tool", "is gone", "Put it back.")
+        except Problem as error:
+            raise RuntimeError from error  # as RLlib's env runners do
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("of its own") from ValueError("a cause")
+
+    fake: Any = None
+    monkeypatch.setattr(rollouts, "played_by", stepped)
+    returned = pickle.loads(pickle.dumps(play_round(fake, 0, 0, {})))
+    assert isinstance(returned, Problem)
+    assert str(returned) == "a tool: is gone. Put it back."
+    monkeypatch.setattr(rollouts, "played_by", broken)
+    assert str(play_round(fake, 0, 0, {})) == "of its own"
