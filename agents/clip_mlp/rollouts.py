@@ -124,8 +124,9 @@ class Rollout:
         return [info["tool"] for info in self.infos[1:] if info["tool"] != STOP]
 
     def quality(self, at: int, metrics: Sequence[str]) -> list[float]:
-        """Oriented values at the start (0) or the end (-1); NaN where a metric failed."""
-        return [float(self.infos[at]["quality"].get(metric, np.nan)) for metric in metrics]
+        """Oriented values at the start (0) or the end (-1); NaN where a metric failed, whose last value is of an image before."""
+        info = self.infos[at]
+        return [float(info["quality"][metric]) if info["scored"].get(metric) else np.nan for metric in metrics]
 
     def judge(self, design: RewardDesign) -> None:
         """Write the rewards anew, by a design whose state has moved on since the environment paid them."""
