@@ -11,7 +11,7 @@ from rich.console import Console
 from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
 from agents.clip_mlp.grpo import LightGRPO
 from agents.clip_mlp.network import Shape
-from agents.clip_mlp.ppo import LightPPO, Place, configure
+from agents.clip_mlp.ppo import LightPPO, Place, configure, environments
 from experiments.learning import train
 from experiments.runs import RunFolder
 from experiments.validation import Validation
@@ -35,6 +35,8 @@ class LightWorkplace(Workplace):
                 reason,
                 "Give 1, a process of its own, or 0. --env-runners play side by side.",
             )
+        group = settings.light.group if settings.algo == "grpo" else 1
+        environments(settings.light, settings.horizon, settings.env_runners, group)
         self.encoder = EncoderSpec(settings.encoder, settings.pretrained)
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)

@@ -207,6 +207,20 @@ class Place:
     fault_tolerance: dict[str, Any] = field(default_factory=lambda: {"restart_failed_env_runners": True})
 
 
+def environments(values: Hyperparameters, horizon: int, env_runners: int, group: int = 1) -> int:
+    """Of each env runner. A round that cannot be dealt out to them, or is no minibatch, is refused."""
+    runners = max(1, env_runners)
+    each, rest = divmod(values.episodes, runners * group)
+    if rest or not each:
+        groups = f" in groups of {group}" if group > 1 else ""
+        reason = f"cannot be dealt out to {runners} env runner(s){groups}"
+        raise Problem(f"--episodes {values.episodes}", reason, "Choose a multiple.")
+    if values.minibatch > (most := values.episodes * horizon):
+        reason = f"is more than the {most} decisions of an iteration: {values.episodes} episodes of {horizon}"
+        raise Problem(f"--minibatch {values.minibatch}", reason, "Give less, or more --episodes.")
+    return each * group
+
+
 def configure(
     algorithm: type[LightPPO],
     environment: dict[str, Any],
@@ -217,13 +231,7 @@ def configure(
     place: Place,
 ) -> LightConfig:
     """Everything that RLlib needs to know. `environment` are the settings of `rollouts.Rounds`, or with a `tree` of `TreeRounds`."""
-    runners = max(1, place.env_runners)
-    each, rest = divmod(values.episodes, runners * environment.get("group", 1))
-    if rest or not each:
-        groups = f" in groups of {environment['group']}" if environment.get("group", 1) > 1 else ""
-        reason = f"cannot be dealt out to {runners} env runner(s){groups}"
-        raise Problem(f"--episodes {values.episodes}", reason, "Choose a multiple.")
-    envs = each * environment.get("group", 1)
+    envs = environments(values, shape.horizon, place.env_runners, environment.get("group", 1))
     steps = values.episodes * shape.horizon  # of a round, idle ones among them
     config = LightConfig(algo_class=algorithm)
     config.run_seed = seed
