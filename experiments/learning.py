@@ -28,6 +28,7 @@ LEARNED = {  # what RLlib's learner says, in our words
     "curr_entropy_coeff": "entropy_coefficient",
     "gradients_default_optimizer_global_norm": "gradient_norm",
 }
+OF_A_CRITIC = ("value_loss", "explained_variance")  # where there is none, RLlib says 0 and 1
 
 
 def train(
@@ -59,7 +60,8 @@ def train(
 def row_of(algorithm: LightPPO, results: dict[str, Any], number: int, seconds: float) -> Row:
     learned = results.get(LEARNER_RESULTS, {}).get("default_policy", {})
     row: Row = {"iteration": number, **algorithm.report}
-    row |= {ours: float(learned[theirs]) for theirs, ours in LEARNED.items() if theirs in learned}
+    known = {ours: float(learned[theirs]) for theirs, ours in LEARNED.items() if theirs in learned}
+    row |= {name: value for name, value in known.items() if algorithm.critic or name not in OF_A_CRITIC}
     return row | {"seconds": seconds, "tool_calls_per_second": row["tool_calls"] / seconds}
 
 

@@ -1,9 +1,10 @@
-"""When a process of a training is lost: it goes on from the last checkpoint for as long as that leads anywhere. No Ray is started."""
+"""A training of the light agent around its learner: what is logged, and when a process is lost. No Ray is started."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from rich.console import Console
 
 from experiments import light
+from experiments.learning import row_of
 from experiments.light import LightWorkplace
 from experiments.run import Run
 from experiments.runs import RunFolder
@@ -75,3 +77,13 @@ def test_a_fault_of_what_ran_there_is_raised_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(RayTaskError) as caught:
         train(tmp_path, [(1, fault), (3, None)])
     assert caught.value is fault
+
+
+@pytest.mark.parametrize("critic", [True, False])
+def test_of_a_critic_only_those_who_have_one_say_anything(critic: bool) -> None:
+    learner: Any = SimpleNamespace(critic=critic, report={"tool_calls": 6.0})
+    learned = {"policy_loss": 0.5, "vf_loss": 0.0, "vf_explained_var": 1.0}
+    row = row_of(learner, {"learners": {"default_policy": learned}}, 1, 2.0)
+    assert (row["policy_loss"], row["tool_calls_per_second"]) == (0.5, 3.0)
+    assert ({"value_loss", "explained_variance"} <= set(row)) == critic
+    assert ({"value_loss", "explained_variance"} & set(row) == set()) != critic
