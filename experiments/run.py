@@ -149,7 +149,10 @@ def settings_from(arguments: list[str]) -> Run:
         return parse(Run, arguments, __doc__, preset_of(arguments))
     default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
     settings = parse(Run, arguments, __doc__, default)
-    for name, stays in (("out", "a run stays in its folder"), ("preset", "its settings hold")):
+    learner = "who learns, and how, stays"
+    for name, stays in (
+        ("out", "a run stays in its folder"), ("preset", "its settings hold"), ("algo", learner), ("policy", learner)
+    ):  # fmt: skip
         if getattr(settings, name) != getattr(default, name):
             raise Problem(f"--{name} {getattr(settings, name)}", f"would do nothing beside --resume: {stays}", "Leave it out.")
     return settings

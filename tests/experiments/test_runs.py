@@ -165,7 +165,7 @@ def test_what_resuming_changed_is_noted_with_the_iteration_after_which_it_holds(
         folder.changes()
 
 
-@pytest.mark.parametrize("option", ["--out=elsewhere", "--preset=paper"])
+@pytest.mark.parametrize("option", ["--out=elsewhere", "--preset=paper", "--algo=grpo", "--policy=vlm"])
 def test_options_that_do_nothing_to_a_run_gone_on_with_are_refused(folder: RunFolder, option: str) -> None:
     with pytest.raises(Problem, match="would do nothing beside --resume"):
         settings_from(["--resume", str(folder.path), option])
