@@ -91,6 +91,7 @@ class LightWorkplace(Workplace):
 
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, lost = self.settings, 0  # processes in a row without a checkpoint between
+        self.check_heard(folder, settings.iterations)
         while (done := folder.last_checkpoint()[0]) < settings.iterations:
             try:
                 self.go_on(folder, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,27 @@ def test_a_fault_of_what_ran_there_is_raised_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(RayTaskError) as caught:
         train(tmp_path, [(1, fault), (3, None)])
     assert caught.value is fault
+
+
+def test_options_that_only_training_reads_are_refused_once_it_is_over(tmp_path: Path) -> None:
+    place, _ = train(tmp_path, [(4, None)])
+    folder, begun = RunFolder.open(tmp_path / "run"), place.settings
+
+    def again(**options: Any) -> None:
+        place.settings = replace(begun, **options)
+        place.train(folder, Console(file=io.StringIO()))
+
+    light = replace(begun.light, lr=0.5)
+    for options, flags in (
+        ({"light": light, "iterations": 3}, "--lr"),
+        ({"reward": "mar", "validate_every": 2}, "--reward, --validate-every"),
+    ):
+        with pytest.raises(Problem, match=rf"^{flags}: would do nothing: 4 iterations are done\. .*give more --iterations\.$"):
+            again(**options)
+    again(test_images="generated:9", test_episodes=3, metrics=("ssim",), toolbox="moved.yaml", gpus=1.0)
+    place.script = iter([(1, None)])
+    again(light=light, iterations=5)
+    assert folder.last_checkpoint()[0] == 5
 
 
 @pytest.mark.parametrize("critic", [True, False])
