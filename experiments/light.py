@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 class LightWorkplace(Workplace):
+    owner = ""  # the word by which the run's folder is this process's: claimed once, however often a process is lost
+
     def __init__(self, settings: Run) -> None:
         super().__init__(settings)
         if settings.algo == "grpo" and settings.light.group < 2:
@@ -83,9 +85,10 @@ class LightWorkplace(Workplace):
         try:
             if checkpoint is not None:
                 algorithm.load_state(checkpoint)
+            self.owner = self.owner or folder.claim()
             self.note(folder)
             validation = Validation(self.world("validation"), folder, settings) if settings.validate_every else None
-            train(algorithm, folder, done, settings, validation, self.encoder, tools, self.shape, console)
+            train(algorithm, folder, done, settings, validation, self.encoder, tools, self.shape, self.owner, console)
         finally:
             algorithm.stop()
 

@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from rich.console import Console
 
-from experiments import light
+from experiments import learning, light
 from experiments.learning import row_of
 from experiments.light import LightWorkplace
 from experiments.run import Run
@@ -109,3 +109,26 @@ def test_of_a_critic_only_those_who_have_one_say_anything(critic: bool) -> None:
     assert (row["policy_loss"], row["tool_calls_per_second"]) == (0.5, 3.0)
     assert ({"value_loss", "explained_variance"} <= set(row)) == critic
     assert ({"value_loss", "explained_variance"} & set(row) == set()) != critic
+
+
+def test_a_run_that_another_process_goes_on_with_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Run(policy="clip_mlp", iterations=4)
+    folder, written = RunFolder.create(tmp_path / "run", settings), []
+
+    def iterate() -> dict[str, Any]:
+        if len(written) == 2:
+            folder.claim()  # another process
+        return {}
+
+    learner: Any = SimpleNamespace(critic=True, report={"tool_calls": 1.0}, train=iterate, save_state=save)
+    monkeypatch.setattr(learning, "export", lambda *_: SimpleNamespace(save=written.append))
+    monkeypatch.setattr(learning, "gains", lambda row, metrics: "")
+    rest: Any = (None, None, [], None)
+    owner, console = folder.claim(), Console(file=io.StringIO())
+    with pytest.raises(Problem, match="is gone on with by another run"):
+        learning.train(learner, folder, 0, settings, *rest, owner, console)
+    assert [row["iteration"] for row in folder.rows()] == [1, 2]
+    assert (folder.last_checkpoint()[0], len(written)) == (2, 2)
+    with pytest.raises(Problem, match="is gone on with by another run"):
+        learning.train(learner, folder, 0, settings, *rest, owner, console)
+    assert len(folder.rows()) == 2, "nor does it cut off what the other wrote"
