@@ -69,6 +69,7 @@ class LightWorkplace(Workplace):
             environment |= {"group": settings.light.group, "reward": design}
         place = Place(settings.env_runners, settings.learners, settings.gpus)
         config = configure(kind, environment, self.shape, settings.light, settings.iterations, settings.seed, place)
+        config.made_for = {"tools": [tool.name for tool in self.toolbox], "encoder": self.encoder.identity}
         algorithm = config.build_algo()
         assert isinstance(algorithm, LightPPO)
         return algorithm

@@ -50,6 +50,13 @@ class EncoderSpec:
         """Whether `pretrained` says which weights: of open_clip's models by name alone. All others have their own."""
         return self.model not in ("statistics", POCKET_LEVELS, POCKET_CLIP) and ":" not in self.model
 
+    @property
+    def identity(self) -> str:
+        """The same wherever its files lie."""
+        kind, _, place = self.model.partition(":")
+        model = f"{kind}:{Path(place).name}" if kind == "local-dir" else self.model
+        return f"{model} {Path(self.pretrained).name}".strip()
+
     def open(self) -> Model:
         if self.model in ("statistics", POCKET_LEVELS):
             if self.pretrained:

@@ -166,14 +166,21 @@ class LightPPO(PPO):
         return list(dict.fromkeys((*self.design.metrics, *self.config.env_config.get("metrics", ()))))
 
     def save_state(self, folder: Path) -> None:
-        """Weights, optimizer, the reward design's state and the number of rounds: all else follows from these and the settings."""
+        """Weights, optimizer, the reward design's state and the number of rounds: all else follows from these and the settings.
+
+        Beside them what they were `made_for`, which sizes do not tell: other tools as many, another encoder as wide.
+        """
         learner = self.learner_group.get_state()[COMPONENT_LEARNER]
         learner = {key: learner[key] for key in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, WEIGHTS_SEQ_NO)}
-        state.save({"learner": learner, "reward_design": self.design.state_dict(), "rounds": self.rounds}, folder)
+        kept = {"learner": learner, "reward_design": self.design.state_dict(), "rounds": self.rounds}
+        state.save(kept | {"made_for": self.config.made_for}, folder)
 
     def load_state(self, folder: Path) -> None:
         found = state.load(folder)
         try:
+            made_for = dict(found.get("made_for", {}))  # older ones do not say
+            if strange := [name for name, mine in self.config.made_for.items() if made_for.get(name, mine) != mine]:
+                raise ValueError(f"it was made with other {' and '.join(strange)}")
             self.learner_group.set_state({COMPONENT_LEARNER: found["learner"]})
             self.design.load_state_dict(found["reward_design"])
             self.rounds = found["rounds"]
@@ -190,11 +197,12 @@ def lost_runners(missing: Sequence[int]) -> Problem:
 
 
 class LightConfig(PPOConfig):
-    """PPO's configuration and the seed of the rounds (RLlib's own seed would begin every round alike)."""
+    """PPO's configuration, the seed of the rounds (RLlib's own seed would begin every round alike), and what the agent is made for."""
 
     def __init__(self, algo_class: type[LightPPO] = LightPPO) -> None:
         super().__init__(algo_class=algo_class)
         self.run_seed = 0
+        self.made_for: dict[str, Any] = {}  # what may not change on the way, by a word for the user
 
 
 @dataclass

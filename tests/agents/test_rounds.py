@@ -1,16 +1,19 @@
-"""A round whose env runners are lost, or raise. No Ray is started."""
+"""A round whose env runners are lost, or raise, and the state that rounds go on from. No Ray is started."""
 
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agents.clip_mlp import ppo, rollouts
+from agents.clip_mlp import ppo, rollouts, state
+from agents.clip_mlp.agent import EncoderSpec
 from agents.clip_mlp.ppo import PATIENCE, LightPPO
 from agents.clip_mlp.rollouts import Round, play_round
+from agents.clip_mlp.state import StateError
 from pool import Problem
 
 
@@ -74,3 +77,51 @@ def test_what_a_step_raises_is_said_and_not_what_rllib_wraps_it_in(monkeypatch: 
     assert str(returned) == "a tool: is gone. Put it back."
     monkeypatch.setattr(rollouts, "played_by", broken)
     assert str(play_round(fake, 0, 0, {})) == "of its own"
+
+
+class Learners:
+    """As much of RLlib's learner group as a state needs."""
+
+    def __init__(self) -> None:
+        self.given: Any = {"learner": {"rl_module": 1, "optimizer": 2, "weights_seq_no": 3}}
+
+    def get_state(self) -> Any:
+        return self.given
+
+    def set_state(self, found: Any) -> None:
+        self.given = found
+
+
+def test_a_state_knows_its_tools_and_its_encoder(tmp_path: Path) -> None:
+    def resumed(**made_for: Any) -> Any:
+        design = SimpleNamespace(state_dict=dict, load_state_dict=lambda found: None)
+        return SimpleNamespace(
+            config=SimpleNamespace(made_for=made_for),
+            rounds=0,
+            design=design,
+            learner_group=Learners(),
+            _send_weights=lambda: None,
+        )
+
+    made = {"tools": ["denoise/nlm", "denoise/dct"], "encoder": "statistics"}
+    begun = resumed(**made)
+    begun.rounds = 5
+    LightPPO.save_state(begun, tmp_path)
+    LightPPO.load_state(same := resumed(**made), tmp_path)
+    assert same.rounds == 5
+    for change, said in (({"tools": ["denoise/dct", "denoise/nlm"]}, "tools"), ({"encoder": "pocket-levels"}, "encoder")):
+        with pytest.raises(StateError, match=f"does not fit these settings: it was made with other {said}. Resume with"):
+            LightPPO.load_state(other := resumed(**made | change), tmp_path)
+        assert other.rounds == 0
+    old = state.load(tmp_path)
+    del old["made_for"]
+    state.save(old, tmp_path)
+    LightPPO.load_state(same := resumed(**made), tmp_path)
+    assert same.rounds == 5, "one that an older version wrote"
+
+
+def test_an_encoder_that_was_moved_is_the_same() -> None:
+    one, other = (EncoderSpec(f"local-dir:{home}/mine") for home in ("/a", "/b"))
+    assert one.identity == other.identity == "local-dir:mine"
+    assert EncoderSpec("ViT-B-32", "/a/my.pt").identity == EncoderSpec("ViT-B-32", "/b/my.pt").identity == "ViT-B-32 my.pt"
+    assert EncoderSpec("ViT-B-32", "openai").identity != EncoderSpec("ViT-B-16", "openai").identity
