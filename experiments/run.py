@@ -89,7 +89,7 @@ class Run:
     whole: bool = False
     """Train on all of --images and test on all of --test-images, not on parts of them: they must share no picture."""
     metrics: tuple[str, ...] = LIGHT["metrics"]
-    """Qualities to report."""
+    """Qualities to report; the first one decides which policy is kept in best/ (--validate-every)."""
     horizon: int = LIGHT["horizon"]
     """Decisions in an episode."""
     crop: int = LIGHT["crop"]
