@@ -29,6 +29,7 @@ from experiments.reporting import FEW, by_case, draw_extremes, narrow, summary, 
 from experiments.run import Run
 from experiments.runs import CONFIG, RunFolder
 from experiments.tool_pool import ToolPool
+from experiments.validation import BEST
 from pool import Pool, Problem
 from tir_env.images.sources import Images, Part, in_both, open_images
 from tir_env.tools import Toolbox
@@ -82,16 +83,22 @@ def trained_with(agent: str) -> Run | None:
 
 
 def seen_before(agent: str, images: Images, part: Part) -> str:
-    """What is to be said of a test on photographs that the agent was trained on. A test part has none of another's train part."""
-    run = trained_with(agent)
-    if run is None or (part == "test" and not run.whole):
+    """What is to be said of a test on photographs that the agent was trained on, or chosen by as the one in a run's best/ was.
+
+    A test part has none of another's train or validation part.
+    """
+    run, folder = trained_with(agent), agent_folder(agent)
+    if run is None or folder is None or (part == "test" and not run.whole):
         return ""
+    chosen = bool(run.validate_every) and folder.resolve().name == BEST
+    parts: tuple[Part, ...] = ("all",) if run.whole else ("train", "validation") if chosen else ("train",)
     try:
-        shared = in_both(open_images(run.images).part("all" if run.whole else "train"), images)
+        seen = open_images(run.images)
+        shared = [*dict.fromkeys(name for known in parts for name in in_both(seen.part(known), images))]
     except Problem as problem:
         return f"whether {agent} was trained on some of these photographs is not known: {problem}"
-    some = ", ".join(shared[:3])
-    return f"{agent} was trained on {len(shared)} of these {len(images)} photographs, such as {some}" if shared else ""
+    some, how = ", ".join(shared[:3]), "trained or chosen" if chosen else "trained"
+    return f"{agent} was {how} on {len(shared)} of these {len(images)} photographs, such as {some}" if shared else ""
 
 
 def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:

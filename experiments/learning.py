@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,13 +30,16 @@ LEARNED = {  # what RLlib's learner says, in our words
     "curr_entropy_coeff": "entropy_coefficient",
     "gradients_default_optimizer_global_norm": "gradient_norm",
 }
+OF_A_CRITIC = ("value_loss", "explained_variance")  # where there is none, RLlib says 0 and 1
 
 
 def train(
     algorithm: LightPPO, folder: RunFolder, done: int, settings: Run, validation: Validation | None, encoder: EncoderSpec,
-    tools: list[str], shape: Shape, console: Console,
+    tools: list[str], shape: Shape, owner: str, console: Console,
 ) -> None:  # fmt: skip
-    """Iterate from `done`, where the algorithm and the folder's last checkpoint stand, to the end."""
+    """Iterate from `done`, where the algorithm and the folder's last checkpoint stand, to the end, or until another run takes over."""
+    check = partial(folder.check_owner, owner)
+    check()
     folder.rewind(done)
     iterations = settings.iterations
     say = partial(gains, metrics=settings.metrics)
@@ -45,7 +50,8 @@ def train(
             row = row_of(algorithm, results, number, time.perf_counter() - began)
             if validation is not None and due(settings, number, iterations):
                 agent = export(algorithm, shape, encoder, tools)
-                row |= validation.look(number, agent, agent.save)
+                row |= validation.look(number, agent, partial(keep, agent, check))
+            check()
             folder.append(row)
             if number % settings.checkpoint_every == 0 or number == iterations:
                 # The agent first: a kill between the two must not leave a finished run with the agent before the last.
@@ -56,10 +62,17 @@ def train(
             show(row)
 
 
+def keep(agent: ClipMlpAgent, check: Callable[[], object], place: Path) -> None:
+    """`check` raises if another run has taken the folder over meanwhile."""
+    check()
+    agent.save(place)
+
+
 def row_of(algorithm: LightPPO, results: dict[str, Any], number: int, seconds: float) -> Row:
     learned = results.get(LEARNER_RESULTS, {}).get("default_policy", {})
     row: Row = {"iteration": number, **algorithm.report}
-    row |= {ours: float(learned[theirs]) for theirs, ours in LEARNED.items() if theirs in learned}
+    known = {ours: float(learned[theirs]) for theirs, ours in LEARNED.items() if theirs in learned}
+    row |= {name: value for name, value in known.items() if algorithm.critic or name not in OF_A_CRITIC}
     return row | {"seconds": seconds, "tool_calls_per_second": row["tool_calls"] / seconds}
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from agents.clip_mlp.agent import ClipMlpAgent, EncoderSpec
 from agents.clip_mlp.grpo import LightGRPO
 from agents.clip_mlp.network import Shape
-from agents.clip_mlp.ppo import LightPPO, Place, configure
+from agents.clip_mlp.ppo import LightPPO, Place, configure, environments
 from experiments.learning import train
 from experiments.runs import RunFolder
 from experiments.validation import Validation
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 class LightWorkplace(Workplace):
+    owner = ""  # the word by which the run's folder is this process's: claimed once, however often a process is lost
+
     def __init__(self, settings: Run) -> None:
         super().__init__(settings)
         if settings.algo == "grpo" and settings.light.group < 2:
@@ -35,6 +37,8 @@ class LightWorkplace(Workplace):
                 reason,
                 "Give 1, a process of its own, or 0. --env-runners play side by side.",
             )
+        group = settings.light.group if settings.algo == "grpo" else 1
+        environments(settings.light, settings.horizon, settings.env_runners, group)
         self.encoder = EncoderSpec(settings.encoder, settings.pretrained)
         dim: int = self.encoder.open().dim  # type: ignore[attr-defined]
         self.shape = Shape(dim, len(self.toolbox), settings.horizon, settings.light.hidden)
@@ -65,6 +69,7 @@ class LightWorkplace(Workplace):
             environment |= {"group": settings.light.group, "reward": design}
         place = Place(settings.env_runners, settings.learners, settings.gpus)
         config = configure(kind, environment, self.shape, settings.light, settings.iterations, settings.seed, place)
+        config.made_for = {"tools": [tool.name for tool in self.toolbox], "encoder": self.encoder.identity}
         algorithm = config.build_algo()
         assert isinstance(algorithm, LightPPO)
         return algorithm
@@ -81,14 +86,16 @@ class LightWorkplace(Workplace):
         try:
             if checkpoint is not None:
                 algorithm.load_state(checkpoint)
+            self.owner = self.owner or folder.claim()
             self.note(folder)
             validation = Validation(self.world("validation"), folder, settings) if settings.validate_every else None
-            train(algorithm, folder, done, settings, validation, self.encoder, tools, self.shape, console)
+            train(algorithm, folder, done, settings, validation, self.encoder, tools, self.shape, self.owner, console)
         finally:
             algorithm.stop()
 
     def train(self, folder: RunFolder, console: Console) -> dict[str, Opened]:
         settings, lost = self.settings, 0  # processes in a row without a checkpoint between
+        self.check_heard(folder, settings.iterations)
         while (done := folder.last_checkpoint()[0]) < settings.iterations:
             try:
                 self.go_on(folder, console)

@@ -89,7 +89,7 @@ class Run:
     whole: bool = False
     """Train on all of --images and test on all of --test-images, not on parts of them: they must share no picture."""
     metrics: tuple[str, ...] = LIGHT["metrics"]
-    """Qualities to report."""
+    """Qualities to report; the first one decides which policy is kept in best/ (--validate-every)."""
     horizon: int = LIGHT["horizon"]
     """Decisions in an episode."""
     crop: int = LIGHT["crop"]
@@ -148,8 +148,12 @@ def settings_from(arguments: list[str]) -> Run:
     if (resumed := value_of(arguments, "--resume")) is None:
         return parse(Run, arguments, __doc__, preset_of(arguments))
     default = replace(RunFolder.open(Path(resumed)).settings(Run), resume=Path(resumed), out=Path(resumed))
+    default = seen_by(default, value_of(arguments, "--encoder"))
     settings = parse(Run, arguments, __doc__, default)
-    for name, stays in (("out", "a run stays in its folder"), ("preset", "its settings hold")):
+    learner = "who learns, and how, stays"
+    for name, stays in (
+        ("out", "a run stays in its folder"), ("preset", "its settings hold"), ("algo", learner), ("policy", learner)
+    ):  # fmt: skip
         if getattr(settings, name) != getattr(default, name):
             raise Problem(f"--{name} {getattr(settings, name)}", f"would do nothing beside --resume: {stays}", "Leave it out.")
     return settings
@@ -159,7 +163,12 @@ def preset_of(arguments: list[str]) -> Run:
     """The defaults that a command line asks for; tyro refuses what is unknown."""
     algo, wanted = value_of(arguments, "--algo") or "ppo", value_of(arguments, "--preset") or "pocket"
     policy = value_of(arguments, "--policy") or policy_for(algo)
-    return replace(Run(), **preset(wanted, policy))
+    return seen_by(replace(Run(), **preset(wanted, policy)), value_of(arguments, "--encoder"))
+
+
+def seen_by(default: Run, encoder: str | None) -> Run:
+    """Weights that a preset, or a run, names for its own encoder say nothing of another."""
+    return default if encoder in (None, default.encoder) else replace(default, pretrained="")
 
 
 def policy_for(algo: str) -> Literal["clip_mlp", "vlm"]:
@@ -197,6 +206,7 @@ def completed(settings: Run) -> Run:
     usual = replace(Run(), **preset(settings.preset, settings.policy or ""))
     if settings.resume is not None:  # an older version may have begun it with more
         usual = RunFolder.open(settings.resume).settings(Run)
+    usual = seen_by(usual, settings.encoder)
     check_read(settings, usual)
     if settings.env:
         from experiments.on_tree import with_tree
@@ -207,14 +217,17 @@ def completed(settings: Run) -> Run:
 
 def check_read(settings: Run, usual: Run) -> None:
     """Nobody may give options that nothing reads and believe that they were heard."""
+    from agents.clip_mlp.agent import EncoderSpec  # it knows PyTorch
+
     grpo, light, vlm = settings.algo == "grpo", settings.policy == "clip_mlp", settings.vlm
-    untried = not settings.validate_every
+    untried, own = not settings.validate_every, not EncoderSpec(settings.encoder).by_tag
     if settings.whole and not untried:
         reason = "would try the policy on photographs that it learns from: with --whole there is no validation part"
         raise Problem(f"--validate-every {settings.validate_every}", reason, "Leave one of them out.")
     for unread, names, why, remedy in (
         (not light, LIGHT_ALONE, f"--policy is {settings.policy}", "give --policy clip_mlp"),
         (light, VLM_ALONE, f"--policy is {settings.policy}", "give --policy vlm"),
+        (light and own, ("pretrained",), f"--encoder {settings.encoder} has its own weights", "name one of open_clip's"),
         (light and grpo, OF_A_CRITIC, "--algo is grpo, which has no critic", "give --algo ppo"),
         (light and not grpo, ("light.group",), "--algo is ppo", "give --algo grpo"),
         (not light and not vlm.sft, OF_SFT, "--no-sft leaves stage 1 out", "leave out --no-sft"),

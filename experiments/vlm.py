@@ -97,6 +97,7 @@ class VlmWorkplace(Workplace):
         plan = Plan.of(settings, count)
         check_first_stage(plan, settings, folder)
         check_model(settings, folder)
+        self.check_heard(folder, plan.sft + plan.grpo)
         for stage in plan.stages:
             self.learn(stage, plan, folder, console)
         torch.set_num_threads(threads())  # nobody else computes now

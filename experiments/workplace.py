@@ -9,6 +9,7 @@ import uuid
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 
 from agents.agent import Agent
-from experiments.runs import RunFolder
+from experiments.runs import RunFolder, flat
 from experiments.tool_pool import beside_learners, on_ray
 from experiments.validation import BEST, read_record
 from pool import Pool, Problem, connect, dissolve
@@ -29,6 +30,15 @@ from tir_env.world import World
 if TYPE_CHECKING:
     from experiments.run import Run
 
+# Settings that nobody reads once training is over, beside all of the light agent's hyperparameters.
+OF_TRAINING = (
+    "reward", "starts", "encoder", "pretrained", "checkpoint_every", "keep", "validate_every", "validations", "wandb", "seed",
+    *(f"vlm.{name}" for name in (
+        "edp", "alpha_t", "alpha_m", "demonstrations", "sft_epochs", "sft_batch", "sft_lr", "sft_slips", "prompts", "rollouts",
+        "at_once", "rl_lr", "updates", "rl_epochs", "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "beta",
+        "slip_cost",
+    )),
+)  # fmt: skip
 RETRIES = 3  # times that a process may be lost without one more checkpoint between
 
 Self = TypeVar("Self", bound="Workplace")
@@ -136,6 +146,16 @@ class Workplace(ABC):
     def note(self, folder: RunFolder) -> None:
         """Write the settings down once they have proved to fit what the run goes on from: those of before hold until then."""
         folder.write_settings(self.settings)
+
+    def check_heard(self, folder: RunFolder, last: int) -> None:
+        """Where training is over, at iteration `last`, nobody may change what it alone reads and believe that this was heard."""
+        if (done := folder.last_checkpoint()[0]) < last:
+            return
+        before, now = (flat(asdict(each)) for each in (folder.settings(type(self.settings)), self.settings))
+        unread = [name for name in now if name in OF_TRAINING or name.startswith("light.")]
+        if changed := [name for name in unread if now[name] != before[name]]:
+            flags = ", ".join(f"--{name.rpartition('.')[2].replace('_', '-')}" for name in changed)
+            raise Problem(flags, f"would do nothing: {done} iterations are done", "Leave it out, or give more --iterations.")
 
     def best(self, folder: RunFolder) -> dict[str, Path]:
         """What did best in validation, by its name in the table; nothing where none was asked for."""

@@ -39,8 +39,9 @@ class RestorationEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
     image that could not be scored is paid for the whole way, so that rewards add up, and is no more valid.
 
     **Info.** `image`, `case`, `tool`, `valid`, `failure` (None, or who, why and after how many attempts), `quality` (the last known
-    value of each metric, higher is better), and `trajectory`, the live record with every image at its true size
-    (`info_trajectory=False` leaves it out, where infos travel between processes).
+    value of each metric, higher is better), `scored` (of each metric, whether that value is the current image's, not an earlier
+    one's), and `trajectory`, the live record with every image at its true size (`info_trajectory=False` leaves it out, where infos
+    travel between processes).
 
     **Failures** are facts: a tool that raises or returns nonsense leaves the image as it is, and with `pool="ray"` one that hangs or
     ends its process, too; with the default pool nothing in this process could end it. An action that the mask forbids

@@ -72,12 +72,14 @@ class Observer:
 def facts(trajectory: Trajectory, *, live: bool) -> dict[str, Any]:
     """The `info` of one environment: what happened at the last step, beside the observation."""
     step = trajectory.steps[-1] if trajectory.steps else None
+    quality, scored = trajectory.last_quality, trajectory.image_quality
     info: dict[str, Any] = {
         "image": trajectory.start.image,
         "case": trajectory.start.case,
         "tool": step.tool if step else "",
         "valid": step.valid if step else True,
         "failure": (step.failure or step.unscored) if step else None,
-        "quality": {metric: score.value for metric, score in trajectory.last_quality.items()},
+        "quality": {metric: score.value for metric, score in quality.items()},
+        "scored": {metric: metric in scored for metric in quality},
     }
     return {**info, "trajectory": trajectory} if live else info

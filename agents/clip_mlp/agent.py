@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from agents.agent import Observations
 from agents.clip_mlp.network import Actor, Shape
+from agents.encoder import POCKET as POCKET_CLIP
+from agents.encoder import Encoder
 from agents.levels import POCKET as POCKET_LEVELS
 from agents.levels import Levels
 from agents.statistics import Statistics
@@ -43,15 +45,25 @@ class EncoderSpec:
     model: str = "pocket-clip"
     pretrained: str = ""
 
+    @property
+    def by_tag(self) -> bool:
+        """Whether `pretrained` says which weights: of open_clip's models by name alone. All others have their own."""
+        return self.model not in ("statistics", POCKET_LEVELS, POCKET_CLIP) and ":" not in self.model
+
+    @property
+    def identity(self) -> str:
+        """The same wherever its files lie."""
+        kind, _, place = self.model.partition(":")
+        model = f"{kind}:{Path(place).name}" if kind == "local-dir" else self.model
+        return f"{model} {Path(self.pretrained).name}".strip()
+
     def open(self) -> Model:
-        if self.model == "statistics" and not self.pretrained:
-            return Statistics()
-        if self.model == POCKET_LEVELS and not self.pretrained:
-            return Levels()
+        if self.model in ("statistics", POCKET_LEVELS):
+            if self.pretrained:
+                raise AgentError(f"encoder {self.model!r}", "has its own weights", "Leave --pretrained out.")
+            return Statistics() if self.model == "statistics" else Levels()
         kind, _, rest = self.model.partition(":")
         if not rest or kind in ("hf-hub", "local-dir"):  # these two are open_clip's
-            from agents.encoder import Encoder  # it knows open_clip, which takes a second to import
-
             return Encoder(self.model, self.pretrained)
         encoder: Model = made("encoder", self.model, Model, error=AgentError)
         if not isinstance(getattr(encoder, "dim", None), int):

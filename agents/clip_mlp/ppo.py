@@ -32,7 +32,7 @@ from agents.clip_mlp.rollouts import Rollout, Round, Rounds, TreeRounds, figures
 from pool import Problem
 from rewards import RewardDesign, make_reward
 
-PATIENCE = 600.0  # seconds that a round waits for env runners that were lost
+PATIENCE = 600.0  # seconds that a round waits for env runners that were lost; while any play, it does not wait
 
 
 class StandardiseRealSteps(ConnectorV2):
@@ -131,7 +131,7 @@ class LightPPO(PPO):
     def sample_round(self) -> list[Rollout]:
         """A round of every env runner. One that is lost comes back and plays its part again: what it plays follows from the round."""
         seed, number, reward = self.config.run_seed, self.rounds, self.design.state_dict()
-        group, until = self.env_runner_group, time.monotonic() + PATIENCE
+        group, waited = self.env_runner_group, 0.0
         wanted = range(1, self.config.num_env_runners + 1) or range(1)
         found: dict[int, Round] = {}
         while missing := [runner for runner in wanted if runner not in found]:
@@ -141,12 +141,16 @@ class LightPPO(PPO):
                     raise each
                 if each is not None:
                     found[each.runner] = each
-            if len(found) < len(wanted):
-                if time.monotonic() > until:
-                    raise lost_runners(missing)
+            if lost := [runner for runner in missing if runner not in found]:
+                if len(lost) < len(missing):  # some played
+                    waited = 0.0
+                if waited > PATIENCE:
+                    raise lost_runners(lost)
+                began = time.monotonic()
                 time.sleep(1.0)
                 self.restore_env_runners(group)
                 self._send_weights()
+                waited += time.monotonic() - began
         results = [found[runner] for runner in wanted]
         self.metrics.aggregate([each.metrics for each in results], key=ENV_RUNNER_RESULTS)
         for answer in self.learner_group.foreach_learner(lambda learner: seed_all(seed, number)):
@@ -162,14 +166,21 @@ class LightPPO(PPO):
         return list(dict.fromkeys((*self.design.metrics, *self.config.env_config.get("metrics", ()))))
 
     def save_state(self, folder: Path) -> None:
-        """Weights, optimizer, the reward design's state and the number of rounds: all else follows from these and the settings."""
+        """Weights, optimizer, the reward design's state and the number of rounds: all else follows from these and the settings.
+
+        Beside them what they were `made_for`, which sizes do not tell: other tools as many, another encoder as wide.
+        """
         learner = self.learner_group.get_state()[COMPONENT_LEARNER]
         learner = {key: learner[key] for key in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, WEIGHTS_SEQ_NO)}
-        state.save({"learner": learner, "reward_design": self.design.state_dict(), "rounds": self.rounds}, folder)
+        kept = {"learner": learner, "reward_design": self.design.state_dict(), "rounds": self.rounds}
+        state.save(kept | {"made_for": self.config.made_for}, folder)
 
     def load_state(self, folder: Path) -> None:
         found = state.load(folder)
         try:
+            made_for = dict(found.get("made_for", {}))  # older ones do not say
+            if strange := [name for name, mine in self.config.made_for.items() if made_for.get(name, mine) != mine]:
+                raise ValueError(f"it was made with other {' and '.join(strange)}")
             self.learner_group.set_state({COMPONENT_LEARNER: found["learner"]})
             self.design.load_state_dict(found["reward_design"])
             self.rounds = found["rounds"]
@@ -186,11 +197,12 @@ def lost_runners(missing: Sequence[int]) -> Problem:
 
 
 class LightConfig(PPOConfig):
-    """PPO's configuration and the seed of the rounds (RLlib's own seed would begin every round alike)."""
+    """PPO's configuration, the seed of the rounds (RLlib's own seed would begin every round alike), and what the agent is made for."""
 
     def __init__(self, algo_class: type[LightPPO] = LightPPO) -> None:
         super().__init__(algo_class=algo_class)
         self.run_seed = 0
+        self.made_for: dict[str, Any] = {}  # what may not change on the way, by a word for the user
 
 
 @dataclass
@@ -203,6 +215,20 @@ class Place:
     fault_tolerance: dict[str, Any] = field(default_factory=lambda: {"restart_failed_env_runners": True})
 
 
+def environments(values: Hyperparameters, horizon: int, env_runners: int, group: int = 1) -> int:
+    """Of each env runner. A round that cannot be dealt out to them, or is no minibatch, is refused."""
+    runners = max(1, env_runners)
+    each, rest = divmod(values.episodes, runners * group)
+    if rest or not each:
+        groups = f" in groups of {group}" if group > 1 else ""
+        reason = f"cannot be dealt out to {runners} env runner(s){groups}"
+        raise Problem(f"--episodes {values.episodes}", reason, "Choose a multiple.")
+    if values.minibatch > (most := values.episodes * horizon):
+        reason = f"is more than the {most} decisions of an iteration: {values.episodes} episodes of {horizon}"
+        raise Problem(f"--minibatch {values.minibatch}", reason, "Give less, or more --episodes.")
+    return each * group
+
+
 def configure(
     algorithm: type[LightPPO],
     environment: dict[str, Any],
@@ -213,13 +239,7 @@ def configure(
     place: Place,
 ) -> LightConfig:
     """Everything that RLlib needs to know. `environment` are the settings of `rollouts.Rounds`, or with a `tree` of `TreeRounds`."""
-    runners = max(1, place.env_runners)
-    each, rest = divmod(values.episodes, runners * environment.get("group", 1))
-    if rest or not each:
-        groups = f" in groups of {environment['group']}" if environment.get("group", 1) > 1 else ""
-        reason = f"cannot be dealt out to {runners} env runner(s){groups}"
-        raise Problem(f"--episodes {values.episodes}", reason, "Choose a multiple.")
-    envs = each * environment.get("group", 1)
+    envs = environments(values, shape.horizon, place.env_runners, environment.get("group", 1))
     steps = values.episodes * shape.horizon  # of a round, idle ones among them
     config = LightConfig(algo_class=algorithm)
     config.run_seed = seed

@@ -65,12 +65,14 @@ class Round(NamedTuple):
 def play_round(runner: EnvRunner, seed: int, number: int, reward: dict[str, float]) -> Round | Exception | None:
     """One episode of each environment of an env runner. None from the local one, where remote ones do the work.
 
-    What goes wrong is returned: RLlib would end a process that raises, after a minute, and say nothing of it.
+    What goes wrong is returned: RLlib would end a process that raises, after a minute, and say nothing of it. What an environment's
+    step raises RLlib wraps in an empty RuntimeError, whose cause would be lost on the way to another process.
     """
     try:
         return played_by(runner, seed, number, reward)
     except Exception as error:
-        return error
+        cause, empty = error.__cause__, type(error) is RuntimeError and not error.args
+        return cause if empty and isinstance(cause, Exception) else error
 
 
 def played_by(runner: EnvRunner, seed: int, number: int, reward: dict[str, float]) -> Round | None:
@@ -122,8 +124,9 @@ class Rollout:
         return [info["tool"] for info in self.infos[1:] if info["tool"] != STOP]
 
     def quality(self, at: int, metrics: Sequence[str]) -> list[float]:
-        """Oriented values at the start (0) or the end (-1); NaN where a metric failed."""
-        return [float(self.infos[at]["quality"].get(metric, np.nan)) for metric in metrics]
+        """Oriented values at the start (0) or the end (-1); NaN where a metric failed, whose last value is of an image before."""
+        info = self.infos[at]
+        return [float(info["quality"][metric]) if info["scored"].get(metric) else np.nan for metric in metrics]
 
     def judge(self, design: RewardDesign) -> None:
         """Write the rewards anew, by a design whose state has moved on since the environment paid them."""

@@ -278,6 +278,8 @@ def test_episodes_that_cannot_be_dealt_out_are_refused() -> None:
         configure(LightGRPO, settings(group=3), Shape(3, 5, 3), VALUES, 10, 0, Place())
     with pytest.raises(Problem, match="3 env runner"):
         configure(LightPPO, settings(), Shape(3, 5, 3), VALUES, 10, 0, Place(env_runners=3))
+    with pytest.raises(Problem, match=r"--minibatch 32: is more than the 16 decisions of an iteration: 16 episodes of 1\."):
+        configure(LightPPO, settings(), Shape(3, 5, 1), VALUES, 10, 0, Place())
 
 
 def test_two_env_runners_play_different_rounds_on_one_pool(cluster: None) -> None:

@@ -15,8 +15,9 @@ from rewards import make_reward
 TOOLS = ("denoise/nlm", "denoise/dct", "stop")
 
 
-def info(tool: str = "", psnr: float = 20.0, valid: bool = True, idle: bool = False) -> dict[str, Any]:
-    return {"image": "a", "case": "noise", "tool": tool, "quality": {"psnr": psnr}, "valid": valid, "idle": idle}
+def info(tool: str = "", psnr: float = 20.0, valid: bool = True, idle: bool = False, scored: bool = True) -> dict[str, Any]:
+    known = {"quality": {"psnr": psnr}, "scored": {"psnr": scored}}
+    return {"image": "a", "case": "noise", "tool": tool, **known, "valid": valid, "idle": idle}
 
 
 def rollout(*infos: dict[str, Any]) -> Rollout:
@@ -91,3 +92,11 @@ def test_figures_of_a_round() -> None:
     assert np.isnan(figures["gain/ssim"])
     assert (figures["tool_calls"], figures["failures"], figures["stops"]) == (5, 1, pytest.approx(2 / 3))
     assert (figures["length"], figures["distinct_sequences"]) == (pytest.approx(7 / 3), 1)
+
+
+def test_a_metric_that_failed_at_the_end_is_no_gain_from_an_earlier_image() -> None:
+    whole = rollout(info("denoise/nlm", 26), info("stop", 26))
+    failed = rollout(info("denoise/nlm", 20, valid=False, scored=False), info("stop", 20, valid=False, scored=False))
+    figures = figures_of([whole, failed], ("psnr",))
+    assert (figures["gain/psnr"], figures["quality/psnr"]) == (6, 26)
+    assert np.isnan(figures_of([failed], ("psnr",))["gain/psnr"])

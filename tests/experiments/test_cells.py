@@ -34,6 +34,21 @@ def test_a_test_on_what_was_trained_on_is_not_passed_over(tmp_path: Path, whole:
     assert bool(said) == bool(seen_before(str(tmp_path / "run"), skimage_photos().part("test"), "test"))
 
 
+@pytest.mark.parametrize("validate_every", [0, 2])
+def test_a_test_on_what_the_best_was_chosen_by_is_not_passed_over(tmp_path: Path, validate_every: int) -> None:
+    begun = completed(replace(Run(), images="skimage", validate_every=validate_every))
+    run, photos = RunFolder.create(tmp_path / "run", begun).path, skimage_photos()
+    for name in ("agent", "best"):
+        (run / name).mkdir()
+        (run / name / "agent.json").write_text("{}")
+    for agent, chosen in ((run, False), (run / "best", validate_every > 0)):
+        said = seen_before(str(agent), photos.part("validation"), "validation")
+        assert said.startswith(f"{agent} was trained or chosen on 1 of these 1 photographs" if chosen else "")
+        assert bool(said) == chosen
+        assert f"on {6 if chosen else 5} of these 9" in seen_before(str(agent), photos, "all")
+        assert seen_before(str(agent), photos.part("test"), "test") == ""
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,16 +1,19 @@
-"""When a process of a training is lost: it goes on from the last checkpoint for as long as that leads anywhere. No Ray is started."""
+"""A training of the light agent around its learner: what is logged, and when a process is lost. No Ray is started."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from rich.console import Console
 
-from experiments import light
+from experiments import learning, light
+from experiments.learning import row_of
 from experiments.light import LightWorkplace
 from experiments.run import Run
 from experiments.runs import RunFolder
@@ -75,3 +78,57 @@ def test_a_fault_of_what_ran_there_is_raised_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(RayTaskError) as caught:
         train(tmp_path, [(1, fault), (3, None)])
     assert caught.value is fault
+
+
+def test_options_that_only_training_reads_are_refused_once_it_is_over(tmp_path: Path) -> None:
+    place, _ = train(tmp_path, [(4, None)])
+    folder, begun = RunFolder.open(tmp_path / "run"), place.settings
+
+    def again(**options: Any) -> None:
+        place.settings = replace(begun, **options)
+        place.train(folder, Console(file=io.StringIO()))
+
+    light = replace(begun.light, lr=0.5)
+    for options, flags in (
+        ({"light": light, "iterations": 3}, "--lr"),
+        ({"reward": "mar", "validate_every": 2}, "--reward, --validate-every"),
+    ):
+        with pytest.raises(Problem, match=rf"^{flags}: would do nothing: 4 iterations are done\. .*give more --iterations\.$"):
+            again(**options)
+    again(test_images="generated:9", test_episodes=3, metrics=("ssim",), toolbox="moved.yaml", gpus=1.0)
+    place.script = iter([(1, None)])
+    again(light=light, iterations=5)
+    assert folder.last_checkpoint()[0] == 5
+
+
+@pytest.mark.parametrize("critic", [True, False])
+def test_of_a_critic_only_those_who_have_one_say_anything(critic: bool) -> None:
+    learner: Any = SimpleNamespace(critic=critic, report={"tool_calls": 6.0})
+    learned = {"policy_loss": 0.5, "vf_loss": 0.0, "vf_explained_var": 1.0}
+    row = row_of(learner, {"learners": {"default_policy": learned}}, 1, 2.0)
+    assert (row["policy_loss"], row["tool_calls_per_second"]) == (0.5, 3.0)
+    assert ({"value_loss", "explained_variance"} <= set(row)) == critic
+    assert ({"value_loss", "explained_variance"} & set(row) == set()) != critic
+
+
+def test_a_run_that_another_process_goes_on_with_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Run(policy="clip_mlp", iterations=4)
+    folder, written = RunFolder.create(tmp_path / "run", settings), []
+
+    def iterate() -> dict[str, Any]:
+        if len(written) == 2:
+            folder.claim()  # another process
+        return {}
+
+    learner: Any = SimpleNamespace(critic=True, report={"tool_calls": 1.0}, train=iterate, save_state=save)
+    monkeypatch.setattr(learning, "export", lambda *_: SimpleNamespace(save=written.append))
+    monkeypatch.setattr(learning, "gains", lambda row, metrics: "")
+    rest: Any = (None, None, [], None)
+    owner, console = folder.claim(), Console(file=io.StringIO())
+    with pytest.raises(Problem, match="is gone on with by another run"):
+        learning.train(learner, folder, 0, settings, *rest, owner, console)
+    assert [row["iteration"] for row in folder.rows()] == [1, 2]
+    assert (folder.last_checkpoint()[0], len(written)) == (2, 2)
+    with pytest.raises(Problem, match="is gone on with by another run"):
+        learning.train(learner, folder, 0, settings, *rest, owner, console)
+    assert len(folder.rows()) == 2, "nor does it cut off what the other wrote"

@@ -66,6 +66,15 @@ def test_a_group_of_one_has_nothing_to_be_judged_by(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", [("--minibatch", 25), ("--episodes", 9)])
+def test_a_round_that_cannot_be_learnt_from_leaves_no_folder(option: tuple[object, ...], tmp_path: Path) -> None:
+    small = ("--encoder", "statistics", "--episodes", 8, "--minibatch", 24, "--env-runners", 2)
+    done = within("run.py", *small, *option, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {option[0]} {option[1]}: "), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_scripts_say_what_the_system_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     done = within("show.py", "cases", "--suite", "restore-r1-i", "--out", tmp_path / "file" / "sheet.png")

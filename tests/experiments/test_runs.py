@@ -15,7 +15,7 @@ from agents.clip_mlp.config import Hyperparameters
 from experiments import runs
 from experiments.report_page.reading import read_run
 from experiments.reporting import table
-from experiments.run import Run, settings_from
+from experiments.run import Run, completed, settings_from
 from experiments.runs import ABOUT, CHANGES, CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
 
@@ -143,6 +143,25 @@ def test_a_preset_is_only_values_and_the_command_line_wins() -> None:
     assert settings_from([]).preset == "pocket"
 
 
+@pytest.mark.parametrize("encoder", ["pocket-clip", "pocket-levels", "statistics", "my.own:Encoder"])
+def test_the_weights_of_a_presets_encoder_are_no_others(encoder: str, tmp_path: Path) -> None:
+    paper = ["--preset", "paper", "--encoder", encoder]
+    assert completed(settings_from(paper)).pretrained == ""
+    with pytest.raises(Problem, match=rf"--pretrained: would do nothing: --encoder {encoder} has its own weights"):
+        completed(settings_from([*paper, "--pretrained", "openai"]))
+    assert settings_from([*paper[:2], "--encoder", "ViT-L-14-quickgelu"]).pretrained == "openai"
+    begun = completed(settings_from([*paper[:2], "--out", str(tmp_path / "run")]))
+    resume = ["--resume", str(RunFolder.create(begun.out, begun).path)]
+    assert completed(settings_from([*resume, "--encoder", encoder])).pretrained == ""
+    assert completed(settings_from(resume)).pretrained == "openai"
+
+
+def test_a_run_that_recorded_weights_that_nothing_read_goes_on(tmp_path: Path) -> None:
+    old = Run(policy="clip_mlp", encoder="my.own:Encoder", pretrained="openai", out=tmp_path / "run")
+    path = RunFolder.create(old.out, old).path
+    assert completed(settings_from(["--resume", str(path)])).pretrained == "openai"
+
+
 def test_resuming_takes_the_runs_settings_unless_they_are_given_anew(folder: RunFolder) -> None:
     resumed = settings_from([f"--resume={folder.path}", "--iterations", "7"])
     assert (resumed.reward, resumed.iterations, resumed.out) == ("mar", 7, folder.path)
@@ -165,7 +184,7 @@ def test_what_resuming_changed_is_noted_with_the_iteration_after_which_it_holds(
         folder.changes()
 
 
-@pytest.mark.parametrize("option", ["--out=elsewhere", "--preset=paper"])
+@pytest.mark.parametrize("option", ["--out=elsewhere", "--preset=paper", "--algo=grpo", "--policy=vlm"])
 def test_options_that_do_nothing_to_a_run_gone_on_with_are_refused(folder: RunFolder, option: str) -> None:
     with pytest.raises(Problem, match="would do nothing beside --resume"):
         settings_from(["--resume", str(folder.path), option])

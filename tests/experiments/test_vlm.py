@@ -176,6 +176,24 @@ def test_a_run_that_is_gone_on_with_keeps_what_learns(folder: RunFolder) -> None
     check_model(replace(SETTINGS, vlm=replace(SETTINGS.vlm, gradient_checkpointing=True, model="elsewhere")), folder)
 
 
+def test_options_that_only_training_reads_are_refused_once_it_is_over(folder: RunFolder) -> None:
+    folder.save_checkpoint(4, save)
+    for option, flag in (
+        ({"rl_lr": 1.0}, "--rl-lr"),
+        ({"sft_slips": 0.5}, "--sft-slips"),
+        ({"epsilon_high": 0.28}, "--epsilon-high"),
+    ):
+        place = Idle(replace(SETTINGS, vlm=replace(SETTINGS.vlm, **option)))
+        place.check_heard(folder, 5)
+        with pytest.raises(Problem, match=f"^{flag}: would do nothing: 4 iterations are done"):
+            place.check_heard(folder, 4)
+    Idle(
+        replace(
+            SETTINGS, vlm=replace(SETTINGS.vlm, model="moved", demonstrations_from=folder.path, teacher="mair", batch_tokens=99)
+        )
+    ).check_heard(folder, 4)
+
+
 def test_the_second_stage_computes_activations_again_where_it_is_told_to(folder: RunFolder) -> None:
     place, spec = Idle(), VlmSpec()
     VlmAgent(load(spec), place.toolbox, spec).save(folder.path / AFTER_SFT)

@@ -10,6 +10,7 @@ from pool import LocalPool
 from rewards import make_reward
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP, fake_toolbox
 from tir_env.images import ImageError, write_image
+from tir_env.observations import facts
 from tir_env.starts import Pin, WorldError
 from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory
@@ -135,6 +136,9 @@ def test_a_metric_that_is_only_reported_does_not_touch_the_reward(toolbox: Toolb
     assert trajectory.steps[-1].valid
     assert trajectory.steps[-1].unscored.model == "quality/ssim"
     assert set(trajectory.end_quality) == {"psnr"}
+    info = facts(trajectory, live=False)
+    assert info["quality"]["ssim"] == trajectory.quality["ssim"].value, "an earlier image's"
+    assert info["scored"] == {"psnr": True, "ssim": False}
     assert trajectory.total_reward == pytest.approx(trajectory.gains()["psnr"])
 
 

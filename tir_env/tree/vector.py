@@ -60,6 +60,7 @@ class RestorationTreeVector(SideBySide):
         self._actions = np.zeros((num_envs, self.forest.horizon), int)
         self._ended = np.zeros(num_envs, bool)
         self._quality = np.zeros((num_envs, columns))  # last known values, in the order of `world.metrics`
+        self._scored = np.zeros((num_envs, columns), bool)  # which of these are the current state's
 
     @property
     def trajectories(self) -> list[Trajectory]:
@@ -92,6 +93,7 @@ class RestorationTreeVector(SideBySide):
         self._state[who] = self._known[who] = roots
         self._used[who], self._taken[who], self._ended[who] = 0, 0, False
         self._quality[who] = self.tables.values[roots]
+        self._scored[who] = ~np.isnan(self._quality[who])
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         actions = self._checked(actions, self._begun)
@@ -134,7 +136,9 @@ class RestorationTreeVector(SideBySide):
         # What is scored: all metrics at the end; on the way the reward's, if it wants every step and the image is a new one.
         asked = ended[:, None] | (changed & design.every_step)[:, None] & tables.rewarded
         values = tables.values[after]
-        self._quality[who] = np.where(asked & ~np.isnan(values), values, self._quality[who])
+        found = asked & ~np.isnan(values)
+        self._quality[who] = np.where(found, values, self._quality[who])
+        self._scored[who] = found | self._scored[who] & ~changed[:, None]
         unscored = np.where(
             ended, tables.unscored[after], np.where(changed & design.every_step, tables.unrewarded[after], NONE)
         )
@@ -180,9 +184,11 @@ class RestorationTreeVector(SideBySide):
             found["idle"] = idle
         everyone = np.ones(self.num_envs, bool)
         infos = {name: each for key, value in found.items() for name, each in ((key, value), (f"_{key}", everyone.copy()))}
-        pairs = [(metric, self._quality[:, column].copy()) for column, metric in enumerate(self.forest.metrics)]
-        qualities = {name: each for key, value in pairs for name, each in ((key, value), (f"_{key}", everyone.copy()))}
-        return infos | {"quality": qualities, "_quality": everyone}
+        for name, arrays in (("quality", self._quality), ("scored", self._scored)):
+            pairs = [(metric, arrays[:, column].copy()) for column, metric in enumerate(self.forest.metrics)]
+            infos[name] = {known: each for key, value in pairs for known, each in ((key, value), (f"_{key}", everyone.copy()))}
+            infos[f"_{name}"] = everyone.copy()
+        return infos
 
 
 class Tables:
