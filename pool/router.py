@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, NoReturn
 
 from pool import execute
-from pool.desk import Desk, Ended, again, resolve
-from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
+from pool.desk import Desk, Ended, resolve
+from pool.errors import BadOutput, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
 from pool.faults import blame, brief, charge
 from pool.fleet import Fleet, Hand
 from pool.local import clash, definition_of, unknown
@@ -26,7 +26,7 @@ from pool.metrics import Reporter
 from pool.model import Call, Model, Outcome, Pool, Stats, WorkerStats
 from pool.names import Names
 from pool.options import Options
-from pool.schedule import Group, Line, Request, Seat
+from pool.schedule import Group, Line, Seat
 from pool.worker import Job, Report, keep_heap
 
 _TICK = 0.5  # seconds between looks at workers that have gone quiet
@@ -200,16 +200,20 @@ class Router(Pool):
             self._clear(hand, group, self._names.home(report.resident))
             for name, seconds in zip(self._names.home(report.loads), report.loads.values(), strict=True):
                 if name in self._scheduler.lines:  # not another client's, whose job was lost after its load
-                    self._scheduler.lines[name].loaded(seconds)
+                    self._scheduler.lines[name].loaded(hand.slot, seconds)
             self._desk.stats.loads += len(report.loads)
-            failed: set[Line] = set()
+            failed: dict[Line, bool] = {}  # whether another worker is to try it
             for request, answer in zip(group.requests, report.answers, strict=True):
                 if answer.status == execute.LOAD:
                     fault = LoadFailed(request.line.name, answer.value, 1, answer.remedy)
                     if request.line not in failed:
-                        failed.add(request.line)
-                        self._strike(request.line, fault, ended)
-                    self._charge(request, fault, ended)
+                        failed[request.line] = self._scheduler.refuse(request.line, hand.slot, time.monotonic())
+                        if not failed[request.line]:
+                            self._desk.strike(request.line, fault, ended)
+                    if failed[request.line]:
+                        self._scheduler.push_back(request)
+                    else:
+                        self._desk.charge(request, fault, ended)
                     continue
                 if answer.seconds:
                     request.line.ran(answer.seconds)
@@ -250,24 +254,6 @@ class Router(Pool):
         self._heard[hand.slot] = time.monotonic()
         self._desk.stats.workers[hand.slot].calls += len(group.requests)
 
-    def _charge(self, request: Request, error: CallFailed, ended: Ended) -> None:
-        """One attempt is gone: queue the request again, or end it."""
-        request.attempts += 1
-        if request.attempts >= self.options.attempts or request.line.closed_until > time.monotonic():
-            ended.append((request, Outcome(request.line.name, None, again(error, request.attempts), 0.0, request.attempts)))
-        else:
-            self._desk.stats.retries += 1
-            self._scheduler.push_back(request)
-
-    def _strike(self, line: Line, fault: LoadFailed, ended: Ended) -> None:
-        """A load failed: after three in a row nobody waits for this model until the breaker closes again."""
-        line.strikes += 1
-        if line.strikes >= self.options.attempts:
-            line.closed_until = time.monotonic() + self.options.breaker_seconds
-            line.fault = fault
-            for request in self._scheduler.empty([line]):
-                ended.append((request, Outcome(line.name, None, again(fault, line.strikes), 0.0, line.strikes)))
-
     # -- lost workers; the medic posts these to the router's thread ---------------------------------------------------------
 
     def _examine(self, now: float) -> None:
@@ -306,14 +292,14 @@ class Router(Pool):
             verdict = blame(groups, finding, self.client)
             if verdict.kind is LoadFailed:
                 line = verdict.culprits[0].line
-                self._strike(line, LoadFailed(line.name, verdict.cause), ended)
+                self._desk.strike(line, LoadFailed(line.name, verdict.cause), ended)
             for group in groups:
                 group.closed = True
                 for request in group.requests:
                     fault = charge(verdict, request)
                     if fault is not None:
                         request.alone = True
-                        self._charge(request, fault, ended)
+                        self._desk.charge(request, fault, ended)
                     else:
                         self._scheduler.push_back(request)
         self._desk.finish(ended)
@@ -326,6 +312,7 @@ class Router(Pool):
             seat = self._scheduler.seats[hand.slot]
             seat.open, seat.gpu = True, hand.hello.gpu
             self._scheduler.settle(seat, self._names.home(hand.hello.resident))
+            self._scheduler.trust(hand.slot)
             shown = self._desk.stats.workers[hand.slot]
             shown.state, shown.node, shown.pid = "ready", hand.hello.node, hand.hello.pid
 

@@ -54,6 +54,7 @@ class Line:
         self.name, self.traits = name, traits
         self.waiting: list[tuple[float, int, Request]] = []  # a heap: smallest tag first
         self.hosts: set[int] = set()  # slots of the workers that hold it or are loading it
+        self.refused: set[int] = set()  # slots of those that could not load it: not asked again while another is left
         self.cost = traits.cost or _UNKNOWN_COST
         self.load = _UNKNOWN_LOAD
         self.strikes = 0  # failed loads in a row
@@ -68,7 +69,8 @@ class Line:
     def ran(self, seconds: float) -> None:
         self.cost += _MEMORY * (seconds - self.cost)
 
-    def loaded(self, seconds: float) -> None:
+    def loaded(self, slot: int, seconds: float) -> None:
+        self.refused.discard(slot)
         self.load = seconds if self.load == _UNKNOWN_LOAD else self.load + _MEMORY * (seconds - self.load)
         self.strikes = 0
 
@@ -172,6 +174,10 @@ class Scheduler:
             self._forget(self._pop_suspect())
         if not self._suspects:
             return False
+        if self._refuses(self._suspects[0].line, seat):
+            if self._draining == seat.slot:
+                self._draining = None
+            return False
         elsewhere = sum(other.isolated for other in self.seats.values() if other is not seat)
         if elsewhere >= max(1, len(self.seats) // 2) and self.queued > len(self._suspects):
             return False
@@ -199,7 +205,7 @@ class Scheduler:
         used = sum(self.lines[name].traits.memory for name in seat.resident if name in self.lines)
         idle = not any(self.lines[name].waiting for name in seat.resident if name in self.lines)
         for line in self.lines.values():
-            if not line.waiting or seat.slot in line.hosts:
+            if not line.waiting or seat.slot in line.hosts or self._refuses(line, seat):
                 continue
             room = used + line.traits.memory <= seat.memory
             if not line.hosts:
@@ -242,6 +248,22 @@ class Scheduler:
         seat.groups[group.number] = group
         line.hosts.add(seat.slot)
         return group
+
+    def refuse(self, line: Line, slot: int, now: float) -> bool:
+        """A worker could not load this model: whether there is one that has not failed at it, to be asked in its place."""
+        line.refused.add(slot)
+        return line.closed_until <= now and self._others(line)
+
+    def _refuses(self, line: Line, seat: Seat) -> bool:
+        return seat.slot in line.refused and self._others(line)
+
+    def _others(self, line: Line) -> bool:
+        return any(seat.open and seat.slot not in line.refused for seat in self.seats.values())
+
+    def trust(self, slot: int) -> None:
+        """There is another worker in this slot: what the last one could not load, it may."""
+        for line in self.lines.values():
+            line.refused.discard(slot)
 
     def settle(self, seat: Seat, resident: tuple[str, ...]) -> None:
         """The worker has said what it holds."""

@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool import BadOutput, Call, LocalPool, Outcome, Problem, UnknownModel, connect
+from pool import BadOutput, Call, LocalPool, Outcome, Problem, Traits, UnknownModel, connect
 from pool.board import RUNNING, Record
+from pool.execute import LOAD, Answer
 from pool.fleet import Hand
 from pool.options import Options
 from pool.router import Router
+from pool.schedule import Request, Scheduler, Seat
 from pool.worker import Job, Report
 from tests.pool.models import Add, Count, Resident, Troubled, Unloadable
 from tests.pool.stand_in import Lost, ThreadFleet
@@ -280,6 +282,49 @@ def test_a_breaker_closes_again(tmp_path: Path) -> None:
         assert not pool.submit(Call("late", 1)).result().ok
         weights.touch()
         assert pool.submit(Call("late", 1)).result().value == 1
+
+
+class Lacking(ThreadFleet):
+    """Its worker 1 cannot load "picky"."""
+
+    def start(self, slot: int, closed: threading.Event) -> Hand:
+        hand = super().start(slot, closed)
+        worker = self._workers[hand.key][0]
+        need = worker._need
+
+        def lacks(name: str, job: Job, indices: list[int]) -> Answer | None:
+            return Answer(LOAD, "no weights", 0.0) if name.startswith("picky") else need(name, job, indices)
+
+        if slot == 1:
+            worker._need = lacks  # type: ignore[method-assign]
+        return hand
+
+
+def test_what_one_worker_cannot_load_another_runs(tmp_path: Path) -> None:
+    fleet = Lacking(tmp_path)
+    with router(fleet, attempts=1) as pool:
+        pool.add(Troubled("picky"))
+        assert all(outcome.ok for outcome in pool.run([Call("picky", ("sleep", 0.005, index)) for index in range(60)]))
+        assert pool.stats().retries == 0
+    assert [slot for slot, _ in fleet.jobs].count(1) == 1
+
+
+def test_a_suspect_goes_to_a_worker_that_can_load_its_model() -> None:
+    scheduler = Scheduler(Options(), forget=lambda request: None)
+    scheduler.add("picky", Traits())
+    line = scheduler.lines["picky"]
+    for slot in range(2):
+        scheduler.seats[slot] = Seat(slot, 1 << 40)
+        scheduler.seats[slot].open = True
+    assert scheduler.refuse(line, 1, now=0.0)
+    suspect = Request(line, 0, None, "me", None, 0.0)
+    suspect.futures.append(Future())
+    suspect.alone = True
+    scheduler.push_back(suspect)
+    assert scheduler.next_group(scheduler.seats[1], now=1.0) is None
+    scheduler.seats[0].open = False  # with nobody else left it may as well try
+    assert scheduler.next_group(scheduler.seats[1], now=1.0) is not None
+    assert not scheduler.refuse(line, 1, now=2.0)
 
 
 def test_closing_ends_every_call(tmp_path: Path) -> None:
