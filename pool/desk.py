@@ -87,9 +87,11 @@ class Desk:
         """Nobody can join this request any more: it has ended, or every caller has cancelled."""
         if request.key is not None and self._flights.get(request.key) is request:
             del self._flights[request.key]
-        left = self._pending[request.caller] = self._pending[request.caller] - 1
-        if not left:
-            del self._pending[request.caller]
+        left = self._pending.get(request.caller, 0) - 1
+        if left > 0:
+            self._pending[request.caller] = left
+        else:
+            self._pending.pop(request.caller, None)
         if left < self.options.max_pending:
             self.room.notify_all()
 

@@ -197,6 +197,8 @@ class Router(Pool):
     def _answered(self, hand: Hand, group: Group, report: Report) -> None:
         ended: Ended = []
         with self._lock:
+            if group.closed:  # while its answers were copied: its requests have ended
+                return
             self._clear(hand, group, self._names.home(report.resident))
             for name, seconds in zip(self._names.home(report.loads), report.loads.values(), strict=True):
                 if name in self._scheduler.lines:  # not another client's, whose job was lost after its load
@@ -234,6 +236,8 @@ class Router(Pool):
         self._fleet.release(hand, group.number)
         hand.defined.difference_update(request.line.name for request in group.requests)  # they may not have arrived either
         with self._lock:
+            if group.closed:
+                return
             self._clear(hand, group, self._scheduler.seats[hand.slot].resident)
             for request in group.requests:
                 if request.alone or len(group.requests) == 1:
@@ -342,21 +346,23 @@ class Router(Pool):
 
     def close(self) -> None:
         """End every call that has not ended, and the workers if they are this pool's own."""
-        self._end("the pool is closed")
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-            self._medic.join()
-            while not self._inbox.empty():  # a worker that came while the pool was closing is to be dropped, too
-                if callable(event := self._inbox.get()):
-                    event()
-        if self._reporter is not None:
-            self._reporter.close()
-        for hand in self._hands.values():
-            self._fleet.drop(hand)
-        if self._fleet.private:
+        try:
+            self._end("the pool is closed")
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+                self._medic.join()
+                while not self._inbox.empty():  # a worker that came while the pool was closing is to be dropped, too
+                    if callable(event := self._inbox.get()):
+                        event()
+            if self._reporter is not None:
+                self._reporter.close()
+        finally:
             for hand in self._hands.values():
-                self._fleet.kill(hand)
-            self._fleet.forget_boards()
+                self._fleet.drop(hand)
+            if self._fleet.private:
+                for hand in self._hands.values():
+                    self._fleet.kill(hand)
+                self._fleet.forget_boards()
 
     def _end(self, reason: str) -> None:
         with self._lock:
