@@ -294,9 +294,6 @@ class Router(Pool):
             seat.groups.clear()
             self._scheduler.settle(seat, ())
             verdict = blame(groups, finding, self.client)
-            if verdict.kind is LoadFailed:
-                line = verdict.culprits[0].line
-                self._desk.strike(line, LoadFailed(line.name, verdict.cause), ended)
             for group in groups:
                 group.closed = True
                 for request in group.requests:
@@ -306,6 +303,9 @@ class Router(Pool):
                         self._desk.charge(request, fault, ended)
                     else:
                         self._scheduler.push_back(request)
+            if verdict.kind is LoadFailed:  # last: it may empty the queue, and the others are to be in it
+                line = verdict.culprits[0].line
+                self._desk.strike(line, LoadFailed(line.name, verdict.cause), ended)
         self._desk.finish(ended)
 
     def joined(self, hand: Hand) -> None:

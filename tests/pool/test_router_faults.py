@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pool import BadOutput, Call, Problem, Traits, connect
-from pool.board import RUNNING, Record
+from pool.board import LOADING, RUNNING, Record
 from pool.execute import LOAD, Answer
 from pool.fleet import Hand
 from pool.options import Options
@@ -73,6 +73,22 @@ def test_one_unreadable_result_costs_one_call(tmp_path: Path) -> None:
         assert [outcome.value for outcome in outcomes] == [(index,) for index in range(40)]
         assert isinstance(bad.error, BadOutput)
         assert pool.run([Call("troubled", ("fine", "again"))])[0].ok
+
+
+def test_once_the_breaker_is_open_no_more_workers_die_in_a_load(tmp_path: Path) -> None:
+    class Deadly(ThreadFleet):
+        def look(self, hand: Hand) -> Record | None:
+            job = [job for slot, job in self.jobs if slot == hand.slot][-1]
+            return Record(LOADING, job.client, job.group, 0, 1, 0.1, 60.0)
+
+    def gate(job: Job) -> None:
+        raise Lost
+
+    with router(Deadly(tmp_path, gate=gate), breaker_seconds=3600.0) as pool:
+        pool.add(Add(1))
+        outcomes = pool.run([Call("add1", index) for index in range(200)])
+        assert {type(outcome.error).__name__ for outcome in outcomes} == {"LoadFailed"}
+        assert 3 <= pool.stats().lost <= 4  # the other worker may be at it when the third is lost
 
 
 def test_a_breaker_opens_for_a_model_that_does_not_load(tmp_path: Path) -> None:
