@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectStoreFullError, OutOfDiskError, RayError, RaySystemError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pool import board
@@ -30,6 +30,7 @@ from pool.errors import Problem, describe
 from pool.options import Options
 from pool.worker import Hello, Job, Report, Worker
 
+SHORTAGES = (MemoryError, OSError, ObjectStoreFullError, OutOfDiskError)  # that may be over when a call is tried again
 _LOOK_SECONDS = 10.0  # for a board on another node, a worker process to read it included
 
 

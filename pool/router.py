@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from pool import execute
 from pool.desk import Desk, Ended, resolve
-from pool.errors import BadOutput, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
+from pool.errors import BadOutput, LoadFailed, PoolClosed, Problem, WorkerLost, describe
 from pool.faults import blame, brief, charge
-from pool.fleet import Fleet, Hand
+from pool.fleet import SHORTAGES, Fleet, Hand
 from pool.local import clash, definition_of, unknown
 from pool.medic import GRACE, Finding, Medic, Workers
 from pool.metrics import Reporter
@@ -29,6 +29,7 @@ from pool.options import Options
 from pool.schedule import Group, Line, Seat
 from pool.worker import Job, Report, keep_heap
 
+ROOM = "Free memory or disk space on its node and on this one, or run fewer workers."
 _TICK = 0.5  # seconds between looks at workers that have gone quiet
 
 
@@ -170,11 +171,10 @@ class Router(Pool):
         )
         try:
             group.future = self._fleet.send(hand, job)
-        except Exception as cause:  # an item that cannot be pickled
-            group.future = Future()
-            group.future.set_exception(ModelRaised("", cause))
-        else:
-            hand.defined.update(new)
+        except Exception as cause:  # an item that cannot be pickled, or for which there is no room
+            self._uncarried(hand, group, cause)
+            return
+        hand.defined.update(new)
         group.future.add_done_callback(lambda future: self._inbox.put(Done(hand, group, future)))
 
     def _done(self, event: Done) -> None:
@@ -189,7 +189,7 @@ class Router(Pool):
                 self._uncarried(hand, group, unreadable)
             else:
                 self._answered(hand, group, report)
-        elif self._fleet.is_loss(cause) and not isinstance(cause, ModelRaised):
+        elif self._fleet.is_loss(cause):
             self._lose(hand)
         else:
             self._uncarried(hand, group, cause)
@@ -231,7 +231,8 @@ class Router(Pool):
         self._desk.finish(ended)
 
     def _uncarried(self, hand: Hand, group: Group, cause: BaseException) -> None:
-        """Ray could not pickle or unpickle an item or a result: find out whose by sending each alone."""
+        """An item or a result did not arrive: find out whose it is by sending each alone. Where room was lacking, there may be
+        some later; what cannot be pickled never can."""
         ended: Ended = []
         self._fleet.release(hand, group.number)
         hand.defined.difference_update(request.line.name for request in group.requests)  # they may not have arrived either
@@ -240,15 +241,19 @@ class Router(Pool):
                 return
             self._clear(hand, group, self._scheduler.seats[hand.slot].resident)
             for request in group.requests:
-                if request.alone or len(group.requests) == 1:
+                if not request.alone and len(group.requests) > 1:
+                    request.alone = True
+                    self._scheduler.push_back(request)
+                elif isinstance(cause, SHORTAGES):
+                    request.alone = True
+                    text = f"its item or its result found no room: {brief(cause)}"
+                    self._desk.charge(request, WorkerLost(request.line.name, text, 1, ROOM), ended)
+                else:
                     text = f"its item or its result cannot travel between processes: {brief(cause)}"
                     tries = request.attempts + 1
                     ended.append(
                         (request, Outcome(request.line.name, None, BadOutput(request.line.name, text, tries), 0.0, tries))
                     )
-                else:
-                    request.alone = True
-                    self._scheduler.push_back(request)
         self._desk.finish(ended)
 
     def _clear(self, hand: Hand, group: Group, resident: tuple[str, ...]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
-from pool import BadOutput, Call, Problem, Traits, connect
+from pool import BadOutput, Call, Problem, Traits, WorkerLost, connect
 from pool.board import LOADING, RUNNING, Record
 from pool.execute import LOAD, Answer
 from pool.fleet import Hand
@@ -18,7 +19,7 @@ from pool.options import Options
 from pool.router import Router
 from pool.schedule import Request, Scheduler, Seat
 from pool.worker import Job, Report
-from tests.pool.models import Add, Troubled, Unloadable
+from tests.pool.models import Add, Resident, Troubled, Unloadable
 from tests.pool.stand_in import Lost, ThreadFleet
 from tests.pool.test_router import Gate, router
 
@@ -89,6 +90,30 @@ def test_once_the_breaker_is_open_no_more_workers_die_in_a_load(tmp_path: Path) 
         outcomes = pool.run([Call("add1", index) for index in range(200)])
         assert {type(outcome.error).__name__ for outcome in outcomes} == {"LoadFailed"}
         assert 3 <= pool.stats().lost <= 4  # the other worker may be at it when the third is lost
+
+
+@pytest.mark.parametrize("kind", [MemoryError, OSError, ObjectStoreFullError, OutOfDiskError])
+def test_want_of_room_passes(tmp_path: Path, kind: type[Exception]) -> None:
+    class Full(ThreadFleet):
+        times = 0
+
+        def send(self, hand: Hand, job: Job) -> Future[Report]:
+            if "large" in job.items and self.times > 0:
+                self.times -= 1
+                raise kind("no room")
+            return super().send(hand, job)
+
+    fleet = Full(tmp_path)
+    with router(fleet) as pool:
+        pool.add(Resident("any"))
+        for times, ok in ((2, True), (4, False)):  # one may go to a group, in which nobody is charged
+            fleet.times = times
+            pool.forget_results()
+            outcomes = pool.run([Call("any", item) for item in [*range(20), "large"]])
+            assert [outcome.ok for outcome in outcomes] == [True] * 20 + [ok]
+        assert type(outcomes[-1].error) is WorkerLost
+        assert "found no room" in str(outcomes[-1].error)
+        assert pool.stats().lost == 0
 
 
 def test_a_breaker_opens_for_a_model_that_does_not_load(tmp_path: Path) -> None:
