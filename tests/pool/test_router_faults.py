@@ -15,6 +15,7 @@ from pool import BadOutput, Call, Problem, Traits, WorkerLost, connect
 from pool.board import LOADING, RUNNING, Record
 from pool.execute import LOAD, Answer
 from pool.fleet import Hand
+from pool.medic import SILENCE, Medic
 from pool.options import Options
 from pool.router import Router
 from pool.schedule import Request, Scheduler, Seat
@@ -238,6 +239,26 @@ def test_a_pool_without_workers_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(Problem, match="did not start"):
         Router(Nobody(tmp_path), Options())
+
+
+def test_a_worker_that_cannot_be_looked_at_is_looked_at_again(tmp_path: Path) -> None:
+    frozen: list[Hand] = []
+
+    class Blind(ThreadFleet):
+        def look(self, hand: Hand) -> Any:
+            raise OSError("no such board")
+
+    class Patient:
+        def frozen(self, hand: Hand) -> None:
+            frozen.append(hand)
+
+    fleet = Blind(tmp_path)
+    hand = fleet.start(0, threading.Event())
+    medic = Medic(fleet, Patient(), lambda event: event())  # type: ignore[arg-type]
+    for quiet in (100.0, 2 * SILENCE + 1):
+        medic.inspect(hand, quiet, allowed=SILENCE)
+        medic.join()
+    assert frozen == [hand]
 
 
 def test_no_number_of_workers_below_one() -> None:
