@@ -86,6 +86,9 @@ class Router(Pool):
                 self._names.add(model.name, definition)
                 self._scheduler.add(model.name, model.traits)
                 self._models.setdefault(model.name, model)
+        with self._lock:
+            for seat in self._scheduler.seats.values():  # other clients' workers may hold them already
+                self._scheduler.settle(seat, self._names.home(seat.resident))
 
     def submit(self, call: Call, *, deadline: float | None = None, caller: Hashable = None) -> Future[Outcome]:
         """As `Pool.submit`. Callers share the workers fairly; `caller` says who asks, the calling thread if not given.
@@ -231,8 +234,7 @@ class Router(Pool):
         self._desk.finish(ended)
 
     def _uncarried(self, hand: Hand, group: Group, cause: BaseException) -> None:
-        """An item or a result did not arrive: find out whose it is by sending each alone. Where room was lacking, there may be
-        some later; what cannot be pickled never can."""
+        """An item or a result did not arrive: find out whose by sending each alone. Room that was lacking may be there later."""
         ended: Ended = []
         self._fleet.release(hand, group.number)
         hand.defined.difference_update(request.line.name for request in group.requests)  # they may not have arrived either

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pool import Call, LocalPool, Outcome, Problem, UnknownModel
+from pool.fleet import Hand
 from pool.options import Options
 from pool.router import Router
 from pool.worker import Job
@@ -203,6 +204,27 @@ def test_models_stay_where_they_are(tmp_path: Path) -> None:
         for _ in range(5):
             pool.run([Call(f"m{index % 8}", index) for index in range(64)])
         assert pool.stats().loads <= 24  # plain LRU would load at nearly every group
+
+
+def test_what_the_workers_hold_already_is_known(tmp_path: Path) -> None:
+    class Shared(ThreadFleet):
+        held: tuple[str, ...] = ()
+
+        def start(self, slot: int, closed: threading.Event) -> Hand:
+            hand = super().start(slot, closed)
+            hand.hello = hand.hello._replace(resident=self.held)
+            return hand
+
+    with router(Shared(tmp_path, size=1)) as pool:
+        pool.add(Add(1))
+        Shared.held = (pool._names.abroad("add1"),)
+    with router(Shared(tmp_path, size=1)) as pool:
+        until = time.monotonic() + 60
+        while not pool.stats().workers[0].models:
+            assert time.monotonic() < until
+        pool.add(Add(1))
+        assert pool.stats().workers[0].models == ("add1",)
+        assert pool._scheduler.lines["add1"].hosts == {0}
 
 
 def test_a_deadline_grows_with_what_is_to_be_done(tmp_path: Path) -> None:
