@@ -70,15 +70,30 @@ class _Actor(Worker):
 def start_ray(options: Options) -> None:
     """Use the Ray that this process is in, or the one at `address`, or start one here."""
     if not ray.is_initialized():
-        address = options.address or "local"
-        check_address(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        join_ray(options.address or "local", ignore_reinit_error=True)
+
+
+def join_ray(address: str, **more: Any) -> None:
+    """`ray.init`, which raises bare exceptions, among others when a busy machine starts a Ray too slowly."""
+    check_address(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **more)
+    except Exception as error:
+        remedy = (
+            "Try again on a less busy machine."
+            if address == "local"
+            else "Name the address of a Ray that runs, as HOST:PORT, or start one with `ray start --head` and say auto."
+        )
+        raise Problem(f"Ray at {address!r}", f"cannot be had: {describe(error)}", remedy) from error
 
 
 def check_address(address: str) -> None:
     """Ray itself would knock for many minutes at a door that is not there."""
+    if "://" in address:
+        remedy = "Run this on a machine of that Ray, and say auto or HOST:PORT (6379 if none was named)."
+        raise Problem(f"Ray at {address}", "is for Ray Client, which this does not work with", remedy)
     host, found, port = address.rpartition(":")
-    if not found or not port.isdigit() or "://" in address:
+    if not found or not port.isdigit():
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
