@@ -102,6 +102,11 @@ def check_address(address: str) -> None:
         raise Problem(f"Ray at {address}", f"cannot be reached: {error}", remedy) from error
 
 
+def fit(total: float, share: float) -> int:
+    """How many shares there are in so many GPUs: none goes across two."""
+    return int(total / share) if share >= 1 else int(total) * int(1 / share + 1e-9)
+
+
 class Fleet:
     """What the router knows of Ray. Tests and simulations put another class with these methods in its place."""
 
@@ -120,7 +125,7 @@ class Fleet:
         if self._options.workers is not None:
             return gpus, self._options.workers
         found = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if self._is_ours(actor)]
-        return gpus, len(found) or int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)) or 1
+        return gpus, len(found) or (fit(total.get("GPU", 0), gpus) if gpus else int(total.get("CPU", 1))) or 1
 
     def _is_ours(self, actor: dict[str, str]) -> bool:
         return actor["namespace"] == self._options.namespace and actor["name"].startswith(f"{self.name}/worker-")

@@ -7,6 +7,7 @@ what next is `pool.schedule`, whose fault a lost worker is, `pool.faults`.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -329,17 +330,14 @@ class Router(Pool):
 
     def unstaffed(self, slot: int, problem: Problem) -> None:
         """With no worker left and none to be had, waiting would be for ever."""
+        if slot not in self._unstaffed:
+            logging.getLogger(__name__).warning("%s", problem)
         self._unstaffed.add(slot)
         if len(self._unstaffed) == len(self._scheduler.seats):
             with self._lock:
-                ended = [
-                    (
-                        request,
-                        Outcome(request.line.name, None, WorkerLost(request.line.name, problem, max(1, request.attempts))),
-                    )
-                    for request in self._scheduler.empty()
-                ]
-            self._desk.finish(ended)
+                waiting = self._scheduler.empty()
+            errors = [WorkerLost(request.line.name, problem, max(1, request.attempts)) for request in waiting]
+            self._desk.finish([(r, Outcome(r.line.name, None, error)) for r, error in zip(waiting, errors, strict=True)])
 
     # -- looking and leaving ------------------------------------------------------------------------------------------------
 

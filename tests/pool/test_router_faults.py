@@ -275,7 +275,9 @@ def test_whatever_a_worker_raises_when_it_starts_is_a_problem(tmp_path: Path) ->
         Router(Odd(tmp_path, size=2), Options())
 
 
-def test_a_call_ends_though_its_lost_worker_can_be_neither_examined_nor_replaced(tmp_path: Path) -> None:
+def test_a_call_ends_though_its_lost_worker_can_be_neither_examined_nor_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Odd(ThreadFleet):
         def start(self, slot: int, closed: threading.Event) -> Any:
             if self.started:
@@ -292,3 +294,4 @@ def test_a_call_ends_though_its_lost_worker_can_be_neither_examined_nor_replaced
         pool.add(Add(1))
         outcome = pool.submit(Call("add1", 1)).result(timeout=15)
         assert "no space left" in str(outcome.error)
+    assert "did not start: OSError: no space left" in caplog.text
