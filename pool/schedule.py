@@ -55,6 +55,7 @@ class Line:
         self.waiting: list[tuple[float, int, Request]] = []  # a heap: smallest tag first
         self.hosts: set[int] = set()  # slots of the workers that hold it or are loading it
         self.refused: set[int] = set()  # slots of those that could not load it: not asked again while another is left
+        self.taken = 0.0  # when a worker last took of it
         self.cost = traits.cost or _UNKNOWN_COST
         self.load = _UNKNOWN_LOAD
         self.strikes = 0  # failed loads in a row
@@ -163,9 +164,9 @@ class Scheduler:
             return None if seat.groups else self._group(seat, [self._pop_suspect()], now)
         fresh = self._unhosted(seat, now)
         if fresh is not None:
-            return self._group(seat, self._take(seat, [fresh]), now)
+            return self._group(seat, self._take(seat, [fresh], now), now)
         held = [self.lines[name] for name in seat.resident if name in self.lines and self.lines[name].waiting]
-        requests = self._take(seat, sorted(held, key=lambda line: line.waiting[0][0])) if held else []
+        requests = self._take(seat, sorted(held, key=lambda line: line.waiting[0][0]), now) if held else []
         return self._group(seat, requests, now)
 
     def _isolates(self, seat: Seat) -> bool:
@@ -211,12 +212,18 @@ class Scheduler:
             if not line.hosts:
                 wanted = idle or room or now - line.waiting[0][2].began > 4 * line.load
             else:
-                wanted = idle and line.backlog / len(line.hosts) > (1 / 8 if room else 4) * line.load
+                behind = line.backlog / len(line.hosts) > (1 / 8 if room else 4) * line.load
+                wanted = idle and (behind or self._held_up(line, now))
             if wanted and (best is None or (bool(line.hosts), line.waiting[0][0]) < (bool(best.hosts), best.waiting[0][0])):
                 best = line
         return best
 
-    def _take(self, seat: Seat, lines: list[Line]) -> list[Request]:
+    def _held_up(self, line: Line, now: float) -> bool:
+        """Its hosts have taken nothing of it for four loads: something else keeps them. A load of its own is waited for."""
+        still = now - max(line.taken, line.waiting[0][2].began)
+        return still > 4 * line.load and all(line.name in self.seats[slot].resident for slot in line.hosts)
+
+    def _take(self, seat: Seat, lines: list[Line], now: float) -> list[Request]:
         """Pop requests up to what may travel together; with little work about, leave the others their share of it."""
         share = sum(line.backlog for line in lines) / max(1, sum(other.open for other in self.seats.values()))
         seconds, size = min(self.options.group_seconds, share), self.options.group_bytes
@@ -234,6 +241,7 @@ class Scheduler:
                     continue
                 self._now_serving = max(self._now_serving, request.tag)
                 requests.append(request)
+                line.taken = now
                 taken += 1
                 seconds -= line.cost
                 size -= request.size

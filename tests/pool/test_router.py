@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool import Call, LocalPool, Outcome, Problem, UnknownModel
+from pool import Call, LocalPool, Outcome, Problem, Traits, UnknownModel
 from pool.fleet import Hand
 from pool.options import Options
 from pool.router import Router
+from pool.schedule import Request, Scheduler, Seat
 from pool.worker import Job
 from tests.pool.models import Add, Count, Resident, Troubled
 from tests.pool.stand_in import ThreadFleet
@@ -225,6 +226,36 @@ def test_what_the_workers_hold_already_is_known(tmp_path: Path) -> None:
         pool.add(Add(1))
         assert pool.stats().workers[0].models == ("add1",)
         assert pool._scheduler.lines["add1"].hosts == {0}
+
+
+def test_a_few_calls_do_not_wait_behind_the_long_load_of_another_model() -> None:
+    scheduler = Scheduler(Options(), forget=lambda request: None)
+    for slot in range(2):
+        scheduler.seats[slot] = Seat(slot, 1 << 40)
+        scheduler.seats[slot].open = True
+
+    def ask(name: str, now: float) -> None:
+        request = Request(scheduler.lines[name], 0, None, "me", None, now)
+        request.futures.append(Future())
+        scheduler.push(request)
+
+    first, second = scheduler.seats.values()
+    for name in ("quick", "slow"):
+        scheduler.add(name, Traits(cost=0.01))
+    scheduler.lines["quick"].loaded(0, 1.0)
+    ask("quick", 0.0)
+    assert scheduler.next_group(first, now=0.0) is not None
+    ask("quick", 0.1)
+    assert scheduler.next_group(second, now=10.0) is None  # its host is loading it: that is waited for
+    first.groups.clear()
+    scheduler.settle(first, ("quick",))
+    assert scheduler.next_group(first, now=10.0) is not None
+    first.groups.clear()
+    ask("slow", 10.0)
+    assert scheduler.next_group(first, now=10.0) is not None
+    ask("quick", 11.0)
+    assert scheduler.next_group(second, now=14.9) is None
+    assert scheduler.next_group(second, now=15.1) is not None
 
 
 def test_a_deadline_grows_with_what_is_to_be_done(tmp_path: Path) -> None:
