@@ -31,6 +31,7 @@ from pool.options import Options
 from pool.worker import Hello, Job, Report, Worker
 
 SHORTAGES = (MemoryError, OSError, ObjectStoreFullError, OutOfDiskError)  # that may be over when a call is tried again
+_BUSY = 3600.0  # seconds until another client's worker greets: it does not before its load or its call has ended
 _LOOK_SECONDS = 10.0  # for a board on another node, a worker process to read it included
 
 
@@ -118,6 +119,7 @@ class Fleet:
         self._options = options
         self._node = ray.get_runtime_context().get_node_id()
         self._gpus, self.size = self._resources()
+        self._begun: set[Any] = set()  # ids of the actors that this client made: they start, others may be at work
 
     def _resources(self) -> tuple[float, int]:
         total = ray.cluster_resources()
@@ -132,16 +134,21 @@ class Fleet:
 
     def start(self, slot: int, closed: threading.Event) -> Hand:
         """The worker of this slot: the one that another client has started, or a new one. Blocks; raises `Problem`."""
-        until = time.monotonic() + self._options.start_deadline
-        reason, actor = "no answer", None
-        while time.monotonic() < until and not closed.is_set():
+        began, patience = time.monotonic(), self._options.start_deadline
+        reason, actor, there = "no answer", None, False
+        while time.monotonic() < began + patience and not closed.is_set():
             if not ray.is_initialized():  # any call would start another Ray
                 reason = "Ray has been shut down"
                 break
             try:
-                actor = self._actor(slot)
+                actor = self._found(slot)
+                there = actor is not None and actor._actor_id not in self._begun
+                patience = max(self._options.start_deadline, _BUSY) if there else self._options.start_deadline
+                if actor is None:
+                    actor = self._actor(slot)
+                    self._begun.add(actor._actor_id)
                 greeting = actor.hello.remote()
-                while not closed.is_set() and time.monotonic() < until:
+                while not closed.is_set() and time.monotonic() < began + patience:
                     if ray.wait([greeting], timeout=0.5)[0]:
                         return self._hand(slot, actor, ray.get(greeting))
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
@@ -153,12 +160,21 @@ class Fleet:
             with contextlib.suppress(RayError, ValueError):
                 ray.kill(actor, no_restart=True)
         remedy = "Look at Ray's logs of that worker."
-        if lacking := self._lacking():
+        if there:
+            remedy = "It was there already, and is at something or stuck: python -m pool.top shows it, and dissolves the pool."
+        elif lacking := self._lacking():
             reason, remedy = (
                 lacking,
                 "Free some (python -m pool.top shows who has them), or ask for fewer: fewer workers, a smaller share.",
             )
         raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", remedy)
+
+    def _found(self, slot: int) -> Any:
+        """The worker that is in this slot, or None."""
+        try:
+            return ray.get_actor(f"{self.name}/worker-{slot}", self._options.namespace)
+        except ValueError:
+            return None
 
     def _lacking(self) -> str:
         """Which resource a worker waits for; empty if Ray has enough of all."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
 from pool import Problem, connect, top
-from pool.fleet import check_address, fit
+from pool.fleet import Fleet, check_address, fit
+from pool.options import Options
 
 
 @pytest.mark.parametrize("kind", [ConnectionError, RuntimeError])
@@ -29,6 +33,26 @@ def test_a_ray_that_cannot_be_had_is_a_problem(
 @pytest.mark.parametrize(("total", "share", "workers"), [(2, 0.4, 4), (2, 0.1, 20), (8, 0.3, 24), (3, 2.0, 1), (4, 1.0, 4)])
 def test_no_share_goes_across_two_gpus(total: float, share: float, workers: int) -> None:
     assert fit(total, share) == workers
+
+
+def test_a_shared_worker_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = SimpleNamespace(_actor_id="it", hello=SimpleNamespace(remote=lambda: "greeting"))
+    greets = time.monotonic() + 0.5
+
+    def wait(references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        time.sleep(0.05)
+        return (references, []) if time.monotonic() > greets else ([], references)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: actor)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(Fleet, "_actor", lambda self, slot: actor)
+    monkeypatch.setattr(Fleet, "_lacking", lambda self: "it needs 1 GPU, and 0 of Ray's 1 are free")
+    monkeypatch.setattr(Fleet, "_hand", lambda self, slot, actor, hello: hello)
+    fleet = object.__new__(Fleet)
+    fleet.name, fleet.private, fleet._options, fleet._begun = "shared", False, Options(start_deadline=0.1), set()
+    assert fleet.start(0, threading.Event()) == "greeting"
 
 
 def test_no_ray_client() -> None:
