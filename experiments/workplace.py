@@ -22,7 +22,7 @@ from experiments.runs import RunFolder, flat
 from experiments.tool_pool import beside_learners, on_ray
 from experiments.validation import BEST, read_record
 from pool import Pool, Problem, connect, dissolve
-from pool.fleet import check_address
+from pool.fleet import join_ray
 from tir_env.images.sources import Images, Part, in_both
 from tir_env.tools import Toolbox
 from tir_env.world import World
@@ -77,13 +77,7 @@ class Workplace(ABC):
         torch.set_num_threads(1)  # the cores belong to the tools
         if not ray.is_initialized():
             address = self.settings.ray_address
-            check_address(address)
-            try:
-                ray.init(address=address, include_dashboard=False if address == "local" else None, **RAY)
-            except Exception as error:  # Ray raises bare ones, among others when a busy machine starts it too slowly
-                reason = f"cannot be had: {type(error).__name__}: {error}"
-                remedy = "Try again on a less busy machine, or start one with `ray start --head` and give --ray-address auto."
-                raise Problem(f"Ray at {address!r}", reason, remedy) from error
+            join_ray(address, include_dashboard=False if address == "local" else None)
             self._ours = True
         try:
             self.check_room(resources())
@@ -180,9 +174,6 @@ def check_apart(train: Images, test: Images) -> None:
         some = ", ".join(repr(name) for name in shared[:3])
         reason = f"shares {len(shared)} of {len(test)} pictures with --images {train.name}, such as {some}"
         raise Problem(f"--test-images {test.name}", reason, "With --whole give other ones; without it, each is split.")
-
-
-RAY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 def quiet() -> None:

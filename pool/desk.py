@@ -13,11 +13,11 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 
 from pool.cache import ResultCache, digest
-from pool.errors import CallFailed, PoolClosed
+from pool.errors import CallFailed, LoadFailed, PoolClosed
 from pool.metrics import Latency
 from pool.model import Call, Outcome, Stats, Traits
 from pool.options import Options
-from pool.schedule import Request, Scheduler
+from pool.schedule import Line, Request, Scheduler
 
 Ended = list[tuple[Request, Outcome]]
 
@@ -87,11 +87,32 @@ class Desk:
         """Nobody can join this request any more: it has ended, or every caller has cancelled."""
         if request.key is not None and self._flights.get(request.key) is request:
             del self._flights[request.key]
-        left = self._pending[request.caller] = self._pending[request.caller] - 1
-        if not left:
-            del self._pending[request.caller]
+        left = self._pending.get(request.caller, 0) - 1
+        if left > 0:
+            self._pending[request.caller] = left
+        else:
+            self._pending.pop(request.caller, None)
         if left < self.options.max_pending:
             self.room.notify_all()
+
+    def charge(self, request: Request, error: CallFailed, ended: Ended) -> None:
+        """One attempt is gone: queue the request again, or end it."""
+        request.attempts += 1
+        if request.attempts >= self.options.attempts or request.line.closed_until > time.monotonic():
+            ended.append((request, Outcome(request.line.name, None, again(error, request.attempts), 0.0, request.attempts)))
+        else:
+            self.stats.retries += 1
+            self.scheduler.push_back(request)
+
+    def strike(self, line: Line, fault: LoadFailed, ended: Ended) -> None:
+        """A load failed: after three in a row nobody waits for this model until the breaker closes again."""
+        line.strikes += 1
+        if line.strikes >= self.options.attempts:
+            line.closed_until = time.monotonic() + self.options.breaker_seconds
+            line.fault = fault
+            line.refused.clear()
+            for request in self.scheduler.empty([line]):
+                ended.append((request, Outcome(line.name, None, again(fault, line.strikes), 0.0, line.strikes)))
 
     def finish(self, ended: Ended) -> None:
         """Resolve the futures of requests that have ended, outside the lock: a callback may submit again."""

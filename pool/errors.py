@@ -12,7 +12,7 @@ crosses process borders unchanged (its `args` rebuild it). Two kinds follow from
 | `ModelRaised`  | the model, on this very input  | no: a pure function would raise again |
 | `BadOutput`    | the model: not what it promised | no                          |
 | `LoadFailed`   | weights, memory, a missing package | the router's breaker decides |
-| `WorkerLost`   | the process died under the call | up to three attempts        |
+| `WorkerLost`   | the process died under the call, or memory ran out on its way | up to three attempts |
 | `DeadlineExceeded` | the model hung              | up to three attempts        |
 | `PoolClosed`   | the caller closed the pool     | no                           |
 """

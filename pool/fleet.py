@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectStoreFullError, OutOfDiskError, RayError, RaySystemError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pool import board
@@ -30,6 +30,8 @@ from pool.errors import Problem, describe
 from pool.options import Options
 from pool.worker import Hello, Job, Report, Worker
 
+SHORTAGES = (MemoryError, OSError, ObjectStoreFullError, OutOfDiskError)  # that may be over when a call is tried again
+_BUSY = 3600.0  # seconds until another client's worker greets: it does not before its load or its call has ended
 _LOOK_SECONDS = 10.0  # for a board on another node, a worker process to read it included
 
 
@@ -69,21 +71,41 @@ class _Actor(Worker):
 def start_ray(options: Options) -> None:
     """Use the Ray that this process is in, or the one at `address`, or start one here."""
     if not ray.is_initialized():
-        address = options.address or "local"
-        check_address(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        join_ray(options.address or "local", ignore_reinit_error=True)
+
+
+def join_ray(address: str, **more: Any) -> None:
+    """`ray.init`, which raises bare exceptions, among others when a busy machine starts a Ray too slowly."""
+    check_address(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **more)
+    except Exception as error:
+        remedy = (
+            "Try again on a less busy machine."
+            if address == "local"
+            else "Name the address of a Ray that runs, as HOST:PORT, or start one with `ray start --head` and say auto."
+        )
+        raise Problem(f"Ray at {address!r}", f"cannot be had: {describe(error)}", remedy) from error
 
 
 def check_address(address: str) -> None:
     """Ray itself would knock for many minutes at a door that is not there."""
+    if "://" in address:
+        remedy = "Run this on a machine of that Ray, and say auto or HOST:PORT (6379 if none was named)."
+        raise Problem(f"Ray at {address}", "is for Ray Client, which this does not work with", remedy)
     host, found, port = address.rpartition(":")
-    if not found or not port.isdigit() or "://" in address:
+    if not found or not port.isdigit():
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         remedy = "Is its head running, and its port (6379 if none was named) open to this machine?"
         raise Problem(f"Ray at {address}", f"cannot be reached: {error}", remedy) from error
+
+
+def fit(total: float, share: float) -> int:
+    """How many shares there are in so many GPUs: none goes across two."""
+    return int(total / share) if share >= 1 else int(total) * int(1 / share + 1e-9)
 
 
 class Fleet:
@@ -97,6 +119,7 @@ class Fleet:
         self._options = options
         self._node = ray.get_runtime_context().get_node_id()
         self._gpus, self.size = self._resources()
+        self._begun: set[Any] = set()  # ids of the actors that this client made: they start, others may be at work
 
     def _resources(self) -> tuple[float, int]:
         total = ray.cluster_resources()
@@ -104,23 +127,28 @@ class Fleet:
         if self._options.workers is not None:
             return gpus, self._options.workers
         found = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if self._is_ours(actor)]
-        return gpus, len(found) or int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)) or 1
+        return gpus, len(found) or (fit(total.get("GPU", 0), gpus) if gpus else int(total.get("CPU", 1))) or 1
 
     def _is_ours(self, actor: dict[str, str]) -> bool:
         return actor["namespace"] == self._options.namespace and actor["name"].startswith(f"{self.name}/worker-")
 
     def start(self, slot: int, closed: threading.Event) -> Hand:
         """The worker of this slot: the one that another client has started, or a new one. Blocks; raises `Problem`."""
-        until = time.monotonic() + self._options.start_deadline
-        reason, actor = "no answer", None
-        while time.monotonic() < until and not closed.is_set():
+        began, patience = time.monotonic(), self._options.start_deadline
+        reason, actor, there = "no answer", None, False
+        while time.monotonic() < began + patience and not closed.is_set():
             if not ray.is_initialized():  # any call would start another Ray
                 reason = "Ray has been shut down"
                 break
             try:
-                actor = self._actor(slot)
+                actor = self._found(slot)
+                there = actor is not None and actor._actor_id not in self._begun
+                patience = max(self._options.start_deadline, _BUSY) if there else self._options.start_deadline
+                if actor is None:
+                    actor = self._actor(slot)
+                    self._begun.add(actor._actor_id)
                 greeting = actor.hello.remote()
-                while not closed.is_set() and time.monotonic() < until:
+                while not closed.is_set() and time.monotonic() < began + patience:
                     if ray.wait([greeting], timeout=0.5)[0]:
                         return self._hand(slot, actor, ray.get(greeting))
             except (RayError, ValueError) as cause:  # ValueError: the name was taken between the look-up and the creation
@@ -132,12 +160,21 @@ class Fleet:
             with contextlib.suppress(RayError, ValueError):
                 ray.kill(actor, no_restart=True)
         remedy = "Look at Ray's logs of that worker."
-        if lacking := self._lacking():
+        if there:
+            remedy = "It was there already, and is at something or stuck: python -m pool.top shows it, and dissolves the pool."
+        elif lacking := self._lacking():
             reason, remedy = (
                 lacking,
                 "Free some (python -m pool.top shows who has them), or ask for fewer: fewer workers, a smaller share.",
             )
         raise Problem(f"worker {slot} of pool {self.name!r}", f"did not start: {reason}", remedy)
+
+    def _found(self, slot: int) -> Any:
+        """The worker that is in this slot, or None."""
+        try:
+            return ray.get_actor(f"{self.name}/worker-{slot}", self._options.namespace)
+        except ValueError:
+            return None
 
     def _lacking(self) -> str:
         """Which resource a worker waits for; empty if Ray has enough of all."""

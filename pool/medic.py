@@ -148,14 +148,18 @@ class Medic:
             self._thread(self._inspect, hand, quiet, allowed)
 
     def _inspect(self, hand: Hand, quiet: float, allowed: float) -> None:
-        record = self._fleet.look(hand)
+        try:
+            record = self._fleet.look(hand)
+        except Exception:  # of whatever kind: it cannot be looked at, and is to be looked at again
+            record = None
+        finally:
+            self._inspecting.discard(hand.key)
         if record is None:
             frozen = quiet > allowed + SILENCE
         elif record.phase == IDLE:  # it has our work and does not begin
             frozen = min(quiet, record.elapsed) > SILENCE
         else:
             frozen = record.elapsed > record.limit + GRACE
-        self._inspecting.discard(hand.key)
         if frozen:
             self._post(lambda: self._ward.frozen(hand))
 

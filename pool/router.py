@@ -7,6 +7,7 @@ what next is `pool.schedule`, whose fault a lost worker is, `pool.faults`.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -16,19 +17,20 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, NoReturn
 
 from pool import execute
-from pool.desk import Desk, Ended, again, resolve
-from pool.errors import BadOutput, CallFailed, LoadFailed, ModelRaised, PoolClosed, Problem, WorkerLost, describe
+from pool.desk import Desk, Ended, resolve
+from pool.errors import BadOutput, LoadFailed, PoolClosed, Problem, WorkerLost, describe
 from pool.faults import blame, brief, charge
-from pool.fleet import Fleet, Hand
+from pool.fleet import SHORTAGES, Fleet, Hand
 from pool.local import clash, definition_of, unknown
 from pool.medic import GRACE, Finding, Medic, Workers
 from pool.metrics import Reporter
 from pool.model import Call, Model, Outcome, Pool, Stats, WorkerStats
 from pool.names import Names
 from pool.options import Options
-from pool.schedule import Group, Line, Request, Seat
+from pool.schedule import Group, Line, Seat
 from pool.worker import Job, Report, keep_heap
 
+ROOM = "Free memory or disk space on its node and on this one, or run fewer workers."
 _TICK = 0.5  # seconds between looks at workers that have gone quiet
 
 
@@ -85,6 +87,9 @@ class Router(Pool):
                 self._names.add(model.name, definition)
                 self._scheduler.add(model.name, model.traits)
                 self._models.setdefault(model.name, model)
+        with self._lock:
+            for seat in self._scheduler.seats.values():  # other clients' workers may hold them already
+                self._scheduler.settle(seat, self._names.home(seat.resident))
 
     def submit(self, call: Call, *, deadline: float | None = None, caller: Hashable = None) -> Future[Outcome]:
         """As `Pool.submit`. Callers share the workers fairly; `caller` says who asks, the calling thread if not given.
@@ -170,11 +175,10 @@ class Router(Pool):
         )
         try:
             group.future = self._fleet.send(hand, job)
-        except Exception as cause:  # an item that cannot be pickled
-            group.future = Future()
-            group.future.set_exception(ModelRaised("", cause))
-        else:
-            hand.defined.update(new)
+        except Exception as cause:  # an item that cannot be pickled, or for which there is no room
+            self._uncarried(hand, group, cause)
+            return
+        hand.defined.update(new)
         group.future.add_done_callback(lambda future: self._inbox.put(Done(hand, group, future)))
 
     def _done(self, event: Done) -> None:
@@ -189,7 +193,7 @@ class Router(Pool):
                 self._uncarried(hand, group, unreadable)
             else:
                 self._answered(hand, group, report)
-        elif self._fleet.is_loss(cause) and not isinstance(cause, ModelRaised):
+        elif self._fleet.is_loss(cause):
             self._lose(hand)
         else:
             self._uncarried(hand, group, cause)
@@ -197,19 +201,25 @@ class Router(Pool):
     def _answered(self, hand: Hand, group: Group, report: Report) -> None:
         ended: Ended = []
         with self._lock:
+            if group.closed:  # while its answers were copied: its requests have ended
+                return
             self._clear(hand, group, self._names.home(report.resident))
             for name, seconds in zip(self._names.home(report.loads), report.loads.values(), strict=True):
                 if name in self._scheduler.lines:  # not another client's, whose job was lost after its load
-                    self._scheduler.lines[name].loaded(seconds)
+                    self._scheduler.lines[name].loaded(hand.slot, seconds)
             self._desk.stats.loads += len(report.loads)
-            failed: set[Line] = set()
+            failed: dict[Line, bool] = {}  # whether another worker is to try it
             for request, answer in zip(group.requests, report.answers, strict=True):
                 if answer.status == execute.LOAD:
                     fault = LoadFailed(request.line.name, answer.value, 1, answer.remedy)
                     if request.line not in failed:
-                        failed.add(request.line)
-                        self._strike(request.line, fault, ended)
-                    self._charge(request, fault, ended)
+                        failed[request.line] = self._scheduler.refuse(request.line, hand.slot, time.monotonic())
+                        if not failed[request.line]:
+                            self._desk.strike(request.line, fault, ended)
+                    if failed[request.line]:
+                        self._scheduler.push_back(request)
+                    else:
+                        self._desk.charge(request, fault, ended)
                     continue
                 if answer.seconds:
                     request.line.ran(answer.seconds)
@@ -225,22 +235,28 @@ class Router(Pool):
         self._desk.finish(ended)
 
     def _uncarried(self, hand: Hand, group: Group, cause: BaseException) -> None:
-        """Ray could not pickle or unpickle an item or a result: find out whose by sending each alone."""
+        """An item or a result did not arrive: find out whose by sending each alone. Room that was lacking may be there later."""
         ended: Ended = []
         self._fleet.release(hand, group.number)
         hand.defined.difference_update(request.line.name for request in group.requests)  # they may not have arrived either
         with self._lock:
+            if group.closed:
+                return
             self._clear(hand, group, self._scheduler.seats[hand.slot].resident)
             for request in group.requests:
-                if request.alone or len(group.requests) == 1:
+                if not request.alone and len(group.requests) > 1:
+                    request.alone = True
+                    self._scheduler.push_back(request)
+                elif isinstance(cause, SHORTAGES):
+                    request.alone = True
+                    text = f"its item or its result found no room: {brief(cause)}"
+                    self._desk.charge(request, WorkerLost(request.line.name, text, 1, ROOM), ended)
+                else:
                     text = f"its item or its result cannot travel between processes: {brief(cause)}"
                     tries = request.attempts + 1
                     ended.append(
                         (request, Outcome(request.line.name, None, BadOutput(request.line.name, text, tries), 0.0, tries))
                     )
-                else:
-                    request.alone = True
-                    self._scheduler.push_back(request)
         self._desk.finish(ended)
 
     def _clear(self, hand: Hand, group: Group, resident: tuple[str, ...]) -> None:
@@ -249,24 +265,6 @@ class Router(Pool):
         self._scheduler.settle(seat, resident)
         self._heard[hand.slot] = time.monotonic()
         self._desk.stats.workers[hand.slot].calls += len(group.requests)
-
-    def _charge(self, request: Request, error: CallFailed, ended: Ended) -> None:
-        """One attempt is gone: queue the request again, or end it."""
-        request.attempts += 1
-        if request.attempts >= self.options.attempts or request.line.closed_until > time.monotonic():
-            ended.append((request, Outcome(request.line.name, None, again(error, request.attempts), 0.0, request.attempts)))
-        else:
-            self._desk.stats.retries += 1
-            self._scheduler.push_back(request)
-
-    def _strike(self, line: Line, fault: LoadFailed, ended: Ended) -> None:
-        """A load failed: after three in a row nobody waits for this model until the breaker closes again."""
-        line.strikes += 1
-        if line.strikes >= self.options.attempts:
-            line.closed_until = time.monotonic() + self.options.breaker_seconds
-            line.fault = fault
-            for request in self._scheduler.empty([line]):
-                ended.append((request, Outcome(line.name, None, again(fault, line.strikes), 0.0, line.strikes)))
 
     # -- lost workers; the medic posts these to the router's thread ---------------------------------------------------------
 
@@ -304,18 +302,18 @@ class Router(Pool):
             seat.groups.clear()
             self._scheduler.settle(seat, ())
             verdict = blame(groups, finding, self.client)
-            if verdict.kind is LoadFailed:
-                line = verdict.culprits[0].line
-                self._strike(line, LoadFailed(line.name, verdict.cause), ended)
             for group in groups:
                 group.closed = True
                 for request in group.requests:
                     fault = charge(verdict, request)
                     if fault is not None:
                         request.alone = True
-                        self._charge(request, fault, ended)
+                        self._desk.charge(request, fault, ended)
                     else:
                         self._scheduler.push_back(request)
+            if verdict.kind is LoadFailed:  # last: it may empty the queue, and the others are to be in it
+                line = verdict.culprits[0].line
+                self._desk.strike(line, LoadFailed(line.name, verdict.cause), ended)
         self._desk.finish(ended)
 
     def joined(self, hand: Hand) -> None:
@@ -326,22 +324,20 @@ class Router(Pool):
             seat = self._scheduler.seats[hand.slot]
             seat.open, seat.gpu = True, hand.hello.gpu
             self._scheduler.settle(seat, self._names.home(hand.hello.resident))
+            self._scheduler.trust(hand.slot)
             shown = self._desk.stats.workers[hand.slot]
             shown.state, shown.node, shown.pid = "ready", hand.hello.node, hand.hello.pid
 
     def unstaffed(self, slot: int, problem: Problem) -> None:
         """With no worker left and none to be had, waiting would be for ever."""
+        if slot not in self._unstaffed:
+            logging.getLogger(__name__).warning("%s", problem)
         self._unstaffed.add(slot)
         if len(self._unstaffed) == len(self._scheduler.seats):
             with self._lock:
-                ended = [
-                    (
-                        request,
-                        Outcome(request.line.name, None, WorkerLost(request.line.name, problem, max(1, request.attempts))),
-                    )
-                    for request in self._scheduler.empty()
-                ]
-            self._desk.finish(ended)
+                waiting = self._scheduler.empty()
+            errors = [WorkerLost(request.line.name, problem, max(1, request.attempts)) for request in waiting]
+            self._desk.finish([(r, Outcome(r.line.name, None, error)) for r, error in zip(waiting, errors, strict=True)])
 
     # -- looking and leaving ------------------------------------------------------------------------------------------------
 
@@ -355,21 +351,23 @@ class Router(Pool):
 
     def close(self) -> None:
         """End every call that has not ended, and the workers if they are this pool's own."""
-        self._end("the pool is closed")
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-            self._medic.join()
-            while not self._inbox.empty():  # a worker that came while the pool was closing is to be dropped, too
-                if callable(event := self._inbox.get()):
-                    event()
-        if self._reporter is not None:
-            self._reporter.close()
-        for hand in self._hands.values():
-            self._fleet.drop(hand)
-        if self._fleet.private:
+        try:
+            self._end("the pool is closed")
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+                self._medic.join()
+                while not self._inbox.empty():  # a worker that came while the pool was closing is to be dropped, too
+                    if callable(event := self._inbox.get()):
+                        event()
+            if self._reporter is not None:
+                self._reporter.close()
+        finally:
             for hand in self._hands.values():
-                self._fleet.kill(hand)
-            self._fleet.forget_boards()
+                self._fleet.drop(hand)
+            if self._fleet.private:
+                for hand in self._hands.values():
+                    self._fleet.kill(hand)
+                self._fleet.forget_boards()
 
     def _end(self, reason: str) -> None:
         with self._lock:

@@ -54,6 +54,8 @@ class Line:
         self.name, self.traits = name, traits
         self.waiting: list[tuple[float, int, Request]] = []  # a heap: smallest tag first
         self.hosts: set[int] = set()  # slots of the workers that hold it or are loading it
+        self.refused: set[int] = set()  # slots of those that could not load it: not asked again while another is left
+        self.taken = 0.0  # when a worker last took of it
         self.cost = traits.cost or _UNKNOWN_COST
         self.load = _UNKNOWN_LOAD
         self.strikes = 0  # failed loads in a row
@@ -68,7 +70,8 @@ class Line:
     def ran(self, seconds: float) -> None:
         self.cost += _MEMORY * (seconds - self.cost)
 
-    def loaded(self, seconds: float) -> None:
+    def loaded(self, slot: int, seconds: float) -> None:
+        self.refused.discard(slot)
         self.load = seconds if self.load == _UNKNOWN_LOAD else self.load + _MEMORY * (seconds - self.load)
         self.strikes = 0
 
@@ -161,9 +164,9 @@ class Scheduler:
             return None if seat.groups else self._group(seat, [self._pop_suspect()], now)
         fresh = self._unhosted(seat, now)
         if fresh is not None:
-            return self._group(seat, self._take(seat, [fresh]), now)
+            return self._group(seat, self._take(seat, [fresh], now), now)
         held = [self.lines[name] for name in seat.resident if name in self.lines and self.lines[name].waiting]
-        requests = self._take(seat, sorted(held, key=lambda line: line.waiting[0][0])) if held else []
+        requests = self._take(seat, sorted(held, key=lambda line: line.waiting[0][0]), now) if held else []
         return self._group(seat, requests, now)
 
     def _isolates(self, seat: Seat) -> bool:
@@ -171,6 +174,10 @@ class Scheduler:
         while self._suspects and self._suspects[0].abandoned:
             self._forget(self._pop_suspect())
         if not self._suspects:
+            return False
+        if self._refuses(self._suspects[0].line, seat):
+            if self._draining == seat.slot:
+                self._draining = None
             return False
         elsewhere = sum(other.isolated for other in self.seats.values() if other is not seat)
         if elsewhere >= max(1, len(self.seats) // 2) and self.queued > len(self._suspects):
@@ -199,18 +206,24 @@ class Scheduler:
         used = sum(self.lines[name].traits.memory for name in seat.resident if name in self.lines)
         idle = not any(self.lines[name].waiting for name in seat.resident if name in self.lines)
         for line in self.lines.values():
-            if not line.waiting or seat.slot in line.hosts:
+            if not line.waiting or seat.slot in line.hosts or self._refuses(line, seat):
                 continue
             room = used + line.traits.memory <= seat.memory
             if not line.hosts:
                 wanted = idle or room or now - line.waiting[0][2].began > 4 * line.load
             else:
-                wanted = idle and line.backlog / len(line.hosts) > (1 / 8 if room else 4) * line.load
+                behind = line.backlog / len(line.hosts) > (1 / 8 if room else 4) * line.load
+                wanted = idle and (behind or self._held_up(line, now))
             if wanted and (best is None or (bool(line.hosts), line.waiting[0][0]) < (bool(best.hosts), best.waiting[0][0])):
                 best = line
         return best
 
-    def _take(self, seat: Seat, lines: list[Line]) -> list[Request]:
+    def _held_up(self, line: Line, now: float) -> bool:
+        """Its hosts have taken nothing of it for four loads: something else keeps them. A load of its own is waited for."""
+        still = now - max(line.taken, line.waiting[0][2].began)
+        return still > 4 * line.load and all(line.name in self.seats[slot].resident for slot in line.hosts)
+
+    def _take(self, seat: Seat, lines: list[Line], now: float) -> list[Request]:
         """Pop requests up to what may travel together; with little work about, leave the others their share of it."""
         share = sum(line.backlog for line in lines) / max(1, sum(other.open for other in self.seats.values()))
         seconds, size = min(self.options.group_seconds, share), self.options.group_bytes
@@ -228,6 +241,7 @@ class Scheduler:
                     continue
                 self._now_serving = max(self._now_serving, request.tag)
                 requests.append(request)
+                line.taken = now
                 taken += 1
                 seconds -= line.cost
                 size -= request.size
@@ -242,6 +256,22 @@ class Scheduler:
         seat.groups[group.number] = group
         line.hosts.add(seat.slot)
         return group
+
+    def refuse(self, line: Line, slot: int, now: float) -> bool:
+        """A worker could not load this model: whether there is one that has not failed at it, to be asked in its place."""
+        line.refused.add(slot)
+        return line.closed_until <= now and self._others(line)
+
+    def _refuses(self, line: Line, seat: Seat) -> bool:
+        return seat.slot in line.refused and self._others(line)
+
+    def _others(self, line: Line) -> bool:
+        return any(seat.open and seat.slot not in line.refused for seat in self.seats.values())
+
+    def trust(self, slot: int) -> None:
+        """There is another worker in this slot: what the last one could not load, it may."""
+        for line in self.lines.values():
+            line.refused.discard(slot)
 
     def settle(self, seat: Seat, resident: tuple[str, ...]) -> None:
         """The worker has said what it holds."""

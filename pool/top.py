@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import time
 from typing import Any
 
@@ -18,8 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pool.console import ABOUT_DEBUG, start
-from pool.errors import Problem, describe
-from pool.fleet import dissolve
+from pool.fleet import dissolve, join_ray
 from pool.metrics import NAMESPACE
 
 _STALE = 10.0  # seconds after which a silent router counts as gone
@@ -63,11 +61,7 @@ def main(words: list[str]) -> None:
     )
     arguments = parser.parse_args(words)
     if not ray.is_initialized():
-        try:
-            ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # Ray raises bare ones
-            remedy = "Name the address of a Ray that runs, as HOST:PORT."
-            raise Problem(f"Ray at {arguments.address!r}", f"cannot be reached: {describe(error)}", remedy) from error
+        join_ray(arguments.address)
     if arguments.dissolve:
         dissolve(arguments.dissolve)
     elif arguments.once:

@@ -150,7 +150,7 @@ class Simulation:
                 worker.models[name] = None
                 worker.loads += 1
                 load += self.a.load
-                request.line.loaded(self.a.load)
+                request.line.loaded(seat.slot, self.a.load)
             worker.models.move_to_end(name)
             work += request.line.traits.cost
         worker.worked += work

@@ -26,7 +26,8 @@ from ray.rllib.core.columns import Columns
 
 from experiments.console import at_least, main, write_json
 from experiments.examples.task import ID, Observations, held_out, settings
-from experiments.workplace import RAY, quiet
+from experiments.workplace import quiet
+from pool.fleet import join_ray
 
 
 @dataclass
@@ -49,7 +50,7 @@ def train(example: Example) -> None:
     torch.set_num_threads(1)
     ours = not ray.is_initialized()
     if ours:
-        ray.init(address="local", include_dashboard=False, **RAY)
+        join_ray("local", include_dashboard=False)
     algorithm = configure(example).build_algo()
     try:
         before = held_out(greedy(algorithm), example.episodes)

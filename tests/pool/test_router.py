@@ -1,13 +1,12 @@
-"""The router on stand-in workers: single flight, cancelling, fairness, backpressure, affinity, blame."""
+"""The router on stand-in workers: single flight, cancelling, fairness, backpressure, affinity."""
 
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool import BadOutput, Call, LocalPool, Outcome, Problem, UnknownModel, connect
-from pool.board import RUNNING, Record
+from pool import Call, LocalPool, Outcome, Problem, Traits, UnknownModel
 from pool.fleet import Hand
 from pool.options import Options
 from pool.router import Router
-from pool.worker import Job, Report
-from tests.pool.models import Add, Count, Resident, Troubled, Unloadable
-from tests.pool.stand_in import Lost, ThreadFleet
+from pool.schedule import Request, Scheduler, Seat
+from pool.worker import Job
+from tests.pool.models import Add, Count, Resident, Troubled
+from tests.pool.stand_in import ThreadFleet
 
 
 class Gate:
@@ -208,131 +207,55 @@ def test_models_stay_where_they_are(tmp_path: Path) -> None:
         assert pool.stats().loads <= 24  # plain LRU would load at nearly every group
 
 
-def test_the_culprit_alone_is_charged_and_is_cut_off_after_three_attempts(tmp_path: Path) -> None:
-    fleet = ThreadFleet(tmp_path, size=2)
+def test_what_the_workers_hold_already_is_known(tmp_path: Path) -> None:
+    class Shared(ThreadFleet):
+        held: tuple[str, ...] = ()
 
-    def gate(job: Job) -> None:
-        if "poison" in job.items:
-            first = job.items.index("poison")
-            fleet.record = Record(RUNNING, job.client, job.group, first, 1, 0.1, 60.0)
-            raise Lost
+        def start(self, slot: int, closed: threading.Event) -> Hand:
+            hand = super().start(slot, closed)
+            hand.hello = hand.hello._replace(resident=self.held)
+            return hand
 
-    fleet.gate = gate
-    with router(fleet) as pool:
+    with router(Shared(tmp_path, size=1)) as pool:
         pool.add(Add(1))
-        items: list[Any] = [*range(100), "poison", *range(100, 200)]
-        outcomes = pool.run([Call("add1", item) for item in items])
-        bad = outcomes.pop(100)
-        assert [outcome.value for outcome in outcomes] == list(range(1, 201))
-        assert (type(bad.error).__name__, bad.attempts) == ("WorkerLost", 3)
-        assert pool.stats().lost == 3
-    alone = [job.items for _, job in fleet.jobs if "poison" in job.items]
-    assert [len(group) for group in alone[1:]] == [1, 1]
-
-
-def test_without_a_record_the_oldest_group_is_suspected_and_runs_one_by_one(tmp_path: Path) -> None:
-    fleet = ThreadFleet(tmp_path, size=1)
-
-    def gate(job: Job) -> None:
-        if "poison" in job.items:
-            raise Lost
-
-    fleet.gate = gate
-    with router(fleet) as pool:
+        Shared.held = (pool._names.abroad("add1"),)
+    with router(Shared(tmp_path, size=1)) as pool:
+        until = time.monotonic() + 60
+        while not pool.stats().workers[0].models:
+            assert time.monotonic() < until
         pool.add(Add(1))
-        outcomes = pool.run([Call("add1", item) for item in [*range(30), "poison", *range(30, 60)]])
-        assert [outcome.ok for outcome in outcomes] == [True] * 30 + [False] + [True] * 30
+        assert pool.stats().workers[0].models == ("add1",)
+        assert pool._scheduler.lines["add1"].hosts == {0}
 
 
-def test_one_unreadable_result_costs_one_call(tmp_path: Path) -> None:
-    class Odd(ThreadFleet):
-        def receive(self, hand: Hand, group: int, sent: Report) -> Report:
-            return super().receive(hand, group, pickle.loads(pickle.dumps(sent)))
+def test_a_few_calls_do_not_wait_behind_the_long_load_of_another_model() -> None:
+    scheduler = Scheduler(Options(), forget=lambda request: None)
+    for slot in range(2):
+        scheduler.seats[slot] = Seat(slot, 1 << 40)
+        scheduler.seats[slot].open = True
 
-    with router(Odd(tmp_path)) as pool:
-        pool.add(Troubled())
-        calls = [Call("troubled", ("fine", index)) for index in range(40)]
-        calls.insert(20, Call("troubled", ("unreadable", 1)))
-        outcomes = pool.run(calls)
-        bad = outcomes.pop(20)
-        assert [outcome.value for outcome in outcomes] == [(index,) for index in range(40)]
-        assert isinstance(bad.error, BadOutput)
-        assert pool.run([Call("troubled", ("fine", "again"))])[0].ok
+    def ask(name: str, now: float) -> None:
+        request = Request(scheduler.lines[name], 0, None, "me", None, now)
+        request.futures.append(Future())
+        scheduler.push(request)
 
-
-def test_a_breaker_opens_for_a_model_that_does_not_load(tmp_path: Path) -> None:
-    fleet = ThreadFleet(tmp_path)
-    with router(fleet, breaker_seconds=3600.0) as pool:
-        pool.add(Unloadable("broken", "raise"), Add(1))
-        outcomes = pool.run([Call("broken", index) for index in range(50)] + [Call("add1", 1)])
-        assert outcomes.pop().ok
-        assert {type(outcome.error).__name__ for outcome in outcomes} == {"LoadFailed"}
-        assert "Download it." in str(outcomes[0].error)
-        jobs = len(fleet.jobs)
-        assert not pool.submit(Call("broken", "later")).result().ok
-        assert len(fleet.jobs) == jobs
-
-
-def test_a_breaker_closes_again(tmp_path: Path) -> None:
-    weights = tmp_path / "weights"
-    with router(ThreadFleet(tmp_path), breaker_seconds=0.0) as pool:
-        pool.add(Unloadable("late", f"missing {weights}"))
-        assert not pool.submit(Call("late", 1)).result().ok
-        weights.touch()
-        assert pool.submit(Call("late", 1)).result().value == 1
-
-
-def test_closing_ends_every_call(tmp_path: Path) -> None:
-    gate = Gate()
-    with router(ThreadFleet(tmp_path, size=1, gate=gate)) as pool:
-        pool.add(Add(1))
-        futures = [pool.submit(Call("add1", index)) for index in range(200)]
-        gate.waiting.acquire()
-    assert {type(future.result().error).__name__ for future in futures} == {"PoolClosed"}
-    assert type(pool.submit(Call("add1", 1)).result().error).__name__ == "PoolClosed"
-    gate.open.set()
-
-
-def test_a_pool_without_workers_says_so(tmp_path: Path) -> None:
-    class Nobody(ThreadFleet):
-        def start(self, slot: int, closed: threading.Event) -> Any:
-            raise Problem("worker", "did not start", "Look.")
-
-    with pytest.raises(Problem, match="did not start"):
-        Router(Nobody(tmp_path), Options())
-
-
-def test_no_number_of_workers_below_one() -> None:
-    with pytest.raises(Problem, match="cannot have 0 workers"):
-        connect("ray", workers=0)
-
-
-def test_whatever_a_worker_raises_when_it_starts_is_a_problem(tmp_path: Path) -> None:
-    class Odd(ThreadFleet):
-        def start(self, slot: int, closed: threading.Event) -> Any:
-            raise OSError("no space left")
-
-    with pytest.raises(Problem, match=r"worker . of pool 'threads': did not start: OSError: no space left"):
-        Router(Odd(tmp_path, size=2), Options())
-
-
-def test_a_call_ends_though_its_lost_worker_can_be_neither_examined_nor_replaced(tmp_path: Path) -> None:
-    class Odd(ThreadFleet):
-        def start(self, slot: int, closed: threading.Event) -> Any:
-            if self.started:
-                raise OSError("no space left")
-            return super().start(slot, closed)
-
-        def look(self, hand: Hand) -> Any:
-            raise OSError("no such board")
-
-    def gate(job: Job) -> None:
-        raise Lost
-
-    with router(Odd(tmp_path, size=1, gate=gate)) as pool:
-        pool.add(Add(1))
-        outcome = pool.submit(Call("add1", 1)).result(timeout=15)
-        assert "no space left" in str(outcome.error)
+    first, second = scheduler.seats.values()
+    for name in ("quick", "slow"):
+        scheduler.add(name, Traits(cost=0.01))
+    scheduler.lines["quick"].loaded(0, 1.0)
+    ask("quick", 0.0)
+    assert scheduler.next_group(first, now=0.0) is not None
+    ask("quick", 0.1)
+    assert scheduler.next_group(second, now=10.0) is None  # its host is loading it: that is waited for
+    first.groups.clear()
+    scheduler.settle(first, ("quick",))
+    assert scheduler.next_group(first, now=10.0) is not None
+    first.groups.clear()
+    ask("slow", 10.0)
+    assert scheduler.next_group(first, now=10.0) is not None
+    ask("quick", 11.0)
+    assert scheduler.next_group(second, now=14.9) is None
+    assert scheduler.next_group(second, now=15.1) is not None
 
 
 def test_a_deadline_grows_with_what_is_to_be_done(tmp_path: Path) -> None:
