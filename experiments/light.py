@@ -81,12 +81,13 @@ class LightWorkplace(Workplace):
     def go_on(self, folder: RunFolder, console: Console) -> None:
         """From the last checkpoint to the end, or until a process is lost that RLlib cannot do without."""
         settings, tools = self.settings, [tool.name for tool in self.toolbox]
+        self.owner = self.owner or folder.claim()
         done, checkpoint = folder.last_checkpoint()
         algorithm = self.algorithm()
         try:
             if checkpoint is not None:
                 algorithm.load_state(checkpoint)
-            self.owner = self.owner or folder.claim()
+            folder.check_owner(self.owner)
             self.note(folder)
             validation = Validation(self.world("validation"), folder, settings) if settings.validate_every else None
             train(algorithm, folder, done, settings, validation, self.encoder, tools, self.shape, self.owner, console)

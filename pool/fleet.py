@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import actors
 from ray.exceptions import GetTimeoutError, ObjectStoreFullError, OutOfDiskError, RayError, RaySystemError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -108,6 +109,11 @@ def fit(total: float, share: float) -> int:
     return int(total / share) if share >= 1 else int(total) * int(1 / share + 1e-9)
 
 
+def alive(actor: Any) -> bool:
+    """Whether it has begun: one that waits for a GPU has not."""
+    return bool(actors(actor._actor_id.hex()).get("State") == "ALIVE")
+
+
 class Fleet:
     """What the router knows of Ray. Tests and simulations put another class with these methods in its place."""
 
@@ -142,10 +148,10 @@ class Fleet:
                 break
             try:
                 actor = self._found(slot)
-                there = actor is not None and actor._actor_id not in self._begun
+                there = actor is not None and actor._actor_id not in self._begun and alive(actor)
                 patience = max(self._options.start_deadline, _BUSY) if there else self._options.start_deadline
                 if actor is None:
-                    actor = self._actor(slot)
+                    actor, began = self._actor(slot), time.monotonic()
                     self._begun.add(actor._actor_id)
                 greeting = actor.hello.remote()
                 while not closed.is_set() and time.monotonic() < began + patience:

@@ -19,6 +19,7 @@ from pool.options import Options
 
 _UNKNOWN_COST = 0.005  # seconds per item until the first answer
 _UNKNOWN_LOAD = 0.5
+_AGAIN = 60.0  # seconds after which a worker is asked again for what it could not load
 _MEMORY = 0.2  # weight of the newest observation
 _USUAL = 3 << 20  # bytes of an item that a model's deadline is meant for: a megapixel of RGB
 
@@ -54,7 +55,7 @@ class Line:
         self.name, self.traits = name, traits
         self.waiting: list[tuple[float, int, Request]] = []  # a heap: smallest tag first
         self.hosts: set[int] = set()  # slots of the workers that hold it or are loading it
-        self.refused: set[int] = set()  # slots of those that could not load it: not asked again while another is left
+        self.refused: dict[int, float] = {}  # slots of those that could not load it, and when: others are asked first
         self.taken = 0.0  # when a worker last took of it
         self.cost = traits.cost or _UNKNOWN_COST
         self.load = _UNKNOWN_LOAD
@@ -71,7 +72,7 @@ class Line:
         self.cost += _MEMORY * (seconds - self.cost)
 
     def loaded(self, slot: int, seconds: float) -> None:
-        self.refused.discard(slot)
+        self.refused.pop(slot, None)
         self.load = seconds if self.load == _UNKNOWN_LOAD else self.load + _MEMORY * (seconds - self.load)
         self.strikes = 0
 
@@ -160,7 +161,7 @@ class Scheduler:
         """What this worker should do next, or None."""
         if not self.queued or not seat.open or seat.occupied or len(seat.groups) >= self.options.window:
             return None
-        if self._isolates(seat):
+        if self._isolates(seat, now):
             return None if seat.groups else self._group(seat, [self._pop_suspect()], now)
         fresh = self._unhosted(seat, now)
         if fresh is not None:
@@ -169,16 +170,20 @@ class Scheduler:
         requests = self._take(seat, sorted(held, key=lambda line: line.waiting[0][0]), now) if held else []
         return self._group(seat, requests, now)
 
-    def _isolates(self, seat: Seat) -> bool:
-        """Whether this worker is, or is about to be, for a suspect alone: half of the workers at most while others wait."""
+    def _isolates(self, seat: Seat, now: float) -> bool:
+        """Whether this worker is, or is about to be, for the first suspect alone: half of the workers at most while others wait."""
         while self._suspects and self._suspects[0].abandoned:
             self._forget(self._pop_suspect())
         if not self._suspects:
             return False
-        if self._refuses(self._suspects[0].line, seat):
+        suspect = next((each for each in self._suspects if not self._refuses(each.line, seat, now)), None)
+        if suspect is None:
             if self._draining == seat.slot:
                 self._draining = None
             return False
+        if suspect is not self._suspects[0]:
+            self._suspects.remove(suspect)
+            self._suspects.appendleft(suspect)
         elsewhere = sum(other.isolated for other in self.seats.values() if other is not seat)
         if elsewhere >= max(1, len(self.seats) // 2) and self.queued > len(self._suspects):
             return False
@@ -206,7 +211,7 @@ class Scheduler:
         used = sum(self.lines[name].traits.memory for name in seat.resident if name in self.lines)
         idle = not any(self.lines[name].waiting for name in seat.resident if name in self.lines)
         for line in self.lines.values():
-            if not line.waiting or seat.slot in line.hosts or self._refuses(line, seat):
+            if not line.waiting or seat.slot in line.hosts or self._refuses(line, seat, now):
                 continue
             room = used + line.traits.memory <= seat.memory
             if not line.hosts:
@@ -259,11 +264,12 @@ class Scheduler:
 
     def refuse(self, line: Line, slot: int, now: float) -> bool:
         """A worker could not load this model: whether there is one that has not failed at it, to be asked in its place."""
-        line.refused.add(slot)
+        line.refused[slot] = now
         return line.closed_until <= now and self._others(line)
 
-    def _refuses(self, line: Line, seat: Seat) -> bool:
-        return seat.slot in line.refused and self._others(line)
+    def _refuses(self, line: Line, seat: Seat, now: float) -> bool:
+        """What it could not load a minute ago, for want of memory perhaps, it may load now."""
+        return now < line.refused.get(seat.slot, -_AGAIN) + _AGAIN and self._others(line)
 
     def _others(self, line: Line) -> bool:
         return any(seat.open and seat.slot not in line.refused for seat in self.seats.values())
@@ -271,7 +277,7 @@ class Scheduler:
     def trust(self, slot: int) -> None:
         """There is another worker in this slot: what the last one could not load, it may."""
         for line in self.lines.values():
-            line.refused.discard(slot)
+            line.refused.pop(slot, None)
 
     def settle(self, seat: Seat, resident: tuple[str, ...]) -> None:
         """The worker has said what it holds."""

@@ -35,7 +35,8 @@ def test_no_share_goes_across_two_gpus(total: float, share: float, workers: int)
     assert fit(total, share) == workers
 
 
-def test_a_shared_worker_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("began", [True, False])
+def test_a_shared_worker_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch, began: bool) -> None:
     actor = SimpleNamespace(_actor_id="it", hello=SimpleNamespace(remote=lambda: "greeting"))
     greets = time.monotonic() + 0.5
 
@@ -52,7 +53,12 @@ def test_a_shared_worker_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Fleet, "_hand", lambda self, slot, actor, hello: hello)
     fleet = object.__new__(Fleet)
     fleet.name, fleet.private, fleet._options, fleet._begun = "shared", False, Options(start_deadline=0.1), set()
-    assert fleet.start(0, threading.Event()) == "greeting"
+    monkeypatch.setattr("pool.fleet.alive", lambda actor: began)
+    if began:
+        assert fleet.start(0, threading.Event()) == "greeting"
+    else:  # it waits for a GPU itself
+        with pytest.raises(Problem, match="needs 1 GPU, and 0 of"):
+            fleet.start(0, threading.Event())
 
 
 def test_no_ray_client() -> None:

@@ -182,6 +182,27 @@ def test_a_suspect_goes_to_a_worker_that_can_load_its_model() -> None:
     assert not scheduler.refuse(line, 1, now=2.0)
 
 
+def test_another_suspect_does_not_wait_behind_one_that_is_refused_here_and_a_minute_later_that_is_tried_again() -> None:
+    scheduler = Scheduler(Options(), forget=lambda request: None)
+    for name in ("picky", "plain"):
+        scheduler.add(name, Traits())
+    for slot in range(4):
+        scheduler.seats[slot] = Seat(slot, 1 << 40)
+        scheduler.seats[slot].open = True
+    assert scheduler.refuse(scheduler.lines["picky"], 1, now=0.0)
+    for name in ("picky", "plain"):
+        suspect = Request(scheduler.lines[name], 0, None, "me", None, 0.0)
+        suspect.futures.append(Future())
+        suspect.alone = True
+        scheduler.push_back(suspect)
+    group = scheduler.next_group(scheduler.seats[1], now=1.0)
+    assert group is not None
+    assert [request.line.name for request in group.requests] == ["plain"]
+    scheduler.seats[1].groups.clear()
+    assert scheduler.next_group(scheduler.seats[1], now=59.0) is None
+    assert scheduler.next_group(scheduler.seats[1], now=61.0) is not None
+
+
 def test_closing_ends_every_call(tmp_path: Path) -> None:
     gate = Gate()
     with router(ThreadFleet(tmp_path, size=1, gate=gate)) as pool:

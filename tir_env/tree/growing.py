@@ -79,7 +79,8 @@ def grow(
 def lasting(failure: Failure) -> Failure:
     """One that comes again with the same image: others are no facts of a tree."""
     if failure.kind not in OF_THE_INPUT:
-        raise TreeError("a tree", f"cannot be grown: {failure.message}", "Mend it and grow again: what has grown is kept.")
+        remedy = "Mend it, or leave that tool out, or raise its deadline; what has grown is kept."
+        raise TreeError("a tree", f"cannot be grown: {failure.message}", remedy)
     return failure
 
 
