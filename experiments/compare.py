@@ -173,9 +173,8 @@ class Contestant:
 
     def warm_up(self, settings: Compare) -> None:
         """All tools run once: otherwise who calls few of them would load them when the clock runs. Then the hardest of the cases."""
-        place = stream_for(self.world.suite.name, settings.seed), settings.episodes
         hardest = max(range(len(self.world.suite)), key=lambda case: len(self.world.suite[case].degradations))
-        [trajectory] = self.world.open([place], Pin(case=hardest))
+        [trajectory] = self.world.open([(stream_for(self.world.suite.name, settings.seed), settings.episodes)], Pin(case=hardest))
         self.world.pool.run([Call(tool.name, trajectory.image) for tool in self.world.toolbox])
         if not isinstance(self.agent, ExhaustiveOracle):  # it needs nothing but the tools, and many minutes
             finish(self.world, self.observer, self.agent, [trajectory])
