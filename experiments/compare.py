@@ -174,16 +174,16 @@ class Contestant:
     def warm_up(self, settings: Compare) -> None:
         """All tools run once: otherwise who calls few of them would load them when the clock runs. Then the hardest of the cases."""
         hardest = max(range(len(self.world.suite)), key=lambda case: len(self.world.suite[case].degradations))
-        [trajectory] = self.world.open([(stream_for(self.world.suite.name, settings.seed), settings.episodes)], Pin(case=hardest))
+        place = stream_for(self.world.suite.name, settings.seed), settings.episodes
+        [trajectory] = self.world.open([place], Pin(case=hardest))
         self.world.pool.run([Call(tool.name, trajectory.image) for tool in self.world.toolbox])
         if not isinstance(self.agent, ExhaustiveOracle):  # it needs nothing but the tools, and many minutes
             finish(self.world, self.observer, self.agent, [trajectory])
 
     def restore(self, number: int, settings: Compare) -> tuple[Trajectory, float]:
         """One start, and the seconds that its restoration took: without spoiling the image."""
-        [trajectory] = self.world.open(
-            [(stream_for(self.world.suite.name, settings.seed), number)], case_of(self.world, number)
-        )
+        place = stream_for(self.world.suite.name, settings.seed), number
+        [trajectory] = self.world.open([place], case_of(self.world, number))
         began = time.perf_counter()
         finish(self.world, self.observer, self.agent, [trajectory])
         return trajectory, time.perf_counter() - began
