@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from agents.agent import Observations
 from pool import Model, Problem
 from rewards import open_metric
 from tir_env.tools import Tool
+from tir_env.tools.tool import Engine
 from tir_env.trajectory import Start, Trajectory
 from tir_env.tree.file import Tree
 from tir_env.tree.growing import ground_of, grow
@@ -150,10 +152,18 @@ class ExhaustiveOracle:
 
     @cached_property
     def _tools(self) -> list[tuple[object, ...]]:
-        """Their parameters and weights: of two toolboxes that name the same tools, one may do other things with them."""
+        """Their parameters and weights, wherever these lie: of two toolboxes with the same names one may do other things."""
         return [
-            (tool.name, tool.engine, tool.multiple, tool.tile, tool.overlap, digest_of(tool)) for tool in self.world.toolbox
+            (tool.name, without_place(tool.engine), tool.multiple, tool.tile, tool.overlap, digest_of(tool))
+            for tool in self.world.toolbox
         ]
+
+
+def without_place(engine: Engine) -> Any:
+    """An engine's parameters, without the folder of its weights: what is kept is found from another checkout, too."""
+    if engine.weights is None or not is_dataclass(engine):
+        return engine
+    return replace(engine, weights=replace(engine.weights, folder=Path()))
 
 
 def digest_of(tool: Tool) -> str:

@@ -154,8 +154,8 @@ def test_what_was_searched_is_kept(starts: list[Start], tmp_path: Path) -> None:
 def test_what_was_searched_with_other_parameters_or_weights_is_not_taken(starts: list[Start], tmp_path: Path) -> None:
     weights = tmp_path / "w.bin"
 
-    def search(by: int) -> int:
-        toolbox = Toolbox("one", [Tool("denoise", "add", Adds(by, Weights("w.bin", tmp_path)))])
+    def search(by: int, place: Path = tmp_path) -> int:
+        toolbox = Toolbox("one", [Tool("denoise", "add", Adds(by, Weights("w.bin", place)))])
         world = World(toolbox=toolbox, crop=32, horizon=1, suite="restore-r1-i", metrics=("psnr",))
         oracle = open_agent(f"oracle:psnr:1:{tmp_path}", world)
         oracle.act({}, world.begin(starts[:1]))
@@ -163,6 +163,10 @@ def test_what_was_searched_with_other_parameters_or_weights_is_not_taken(starts:
 
     weights.write_bytes(b"one")
     assert [search(by) for by in (3, 4, 3)] == [1, 2, 2]
+    elsewhere = tmp_path / "another checkout"
+    elsewhere.mkdir()
+    (elsewhere / "w.bin").write_bytes(b"one")
+    assert search(3, elsewhere) == 2, "the same weights in another place"
     weights.write_bytes(b"two")
     assert search(3) == 3
 
