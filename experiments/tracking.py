@@ -59,7 +59,7 @@ def trackers(folder: RunFolder, wandb_mode: str, done: int) -> Iterator[list[Tra
         try:
             run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "tir-env"), name=name, config=config, dir=str(folder.path),
-                mode=wandb_mode,  # type: ignore[arg-type]
+                mode=wandb_mode,
                 id=folder.identity or None, resume="allow",
             )  # fmt: skip
         except wandb.errors.Error as error:
