@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -99,8 +100,10 @@ def single(world: World, episodes: int, actions: np.ndarray, seed: int) -> tuple
 
 
 def vector(world: World, envs: int, actions: np.ndarray, seed: int) -> Timing:
+    envs = min(envs, len(actions))
     env = RestorationVectorEnv(envs, world=world, canvas=world.crop)
     total, inside = 0.0, 0.0
+    actions = actions[: len(actions) // envs * envs]
     for first in range(0, len(actions), envs):
         env.reset(seed=seed + first)
         before, began = world.pool.stats().seconds, time.perf_counter()
@@ -149,8 +152,7 @@ def one_round(world: World, actions: np.ndarray, seed: int) -> dict[str, Timing]
 
     runs: dict[str, Callable[[], Timing]] = {
         "single": run_single,
-        "vector 8": lambda: vector(world, 8, actions, seed),
-        "vector 64": lambda: vector(world, min(64, len(actions)), actions, seed),
+        **{f"vector {min(envs, len(actions))}": partial(vector, world, envs, actions, seed) for envs in (8, 64)},
         "bare loop": lambda: bare(world, recorded),
     }
     for name, run in runs.items():

@@ -193,6 +193,9 @@ def measured(vlm: Vlm, worlds: list[World], settings: Bench) -> dict[str, Any]:
         "split": mean,
         "calls": {name: float(np.mean([step.calls for step in steps])) for name, steps in taken.items()},
         "tokens": {name: float(np.mean([step.tokens for step in steps])) for name, steps in taken.items()},
+        "ratio a token": [
+            ratio * ours.tokens / theirs.tokens for ratio, ours, theirs in zip(ratios, taken["ours"], taken["trl"], strict=True)
+        ],
     }
 
 
@@ -309,7 +312,7 @@ def show(results: list[dict[str, Any]]) -> Table:
         said = row["tokens"]
         split = "/".join(f"{row['split'][kind]:.1f}" for kind in ("generation", "tools", "learning"))
         told = (spread(ours, 1), spread(theirs, 1), spread(ratio, 2), f"{row['calls']['ours']:.1f} {row['calls']['trl']:.1f}")
-        each = (f"{said['ours']:.0f} {said['trl']:.0f}", spread(ratio * said["ours"] / said["trl"], 2))
+        each = (f"{said['ours']:.0f} {said['trl']:.0f}", spread(np.array(row["ratio a token"]), 2))
         made.add_row(str(row["side"]), f"{1000 * row['delay']:.0f} ms", *told, *each, split)
     return made
 

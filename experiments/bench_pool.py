@@ -9,7 +9,6 @@ All calls of a round are distinct, so the pool's cache is on and never helps, ex
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import statistics
@@ -28,7 +27,7 @@ from rich.table import Table
 import pool
 from experiments.bench_models import light, mix, photographs
 from experiments.bench_rivals import ActorPoolRival, Limit, LockAllocator, Ours, Rival, Serve
-from experiments.console import main
+from experiments.console import at_least, main, write_json
 from pool import Call, Pool
 
 
@@ -204,6 +203,7 @@ def show_groups(found: list[dict[str, Any]]) -> None:
 
 
 def bench(arguments: Arguments) -> None:
+    at_least(1, rounds=arguments.rounds)
     ray.init(
         address="local",
         num_cpus=2,
@@ -219,9 +219,7 @@ def bench(arguments: Arguments) -> None:
     else:
         figures = groups(arguments)
         show_groups(figures)
-    if arguments.json:
-        told = {**asdict(arguments), "images": str(arguments.images), "json": None}
-        arguments.json.write_text(json.dumps({"arguments": told, "figures": figures}, indent=1))
+    write_json(arguments.json, {"arguments": asdict(arguments), "figures": figures})
 
 
 if __name__ == "__main__":

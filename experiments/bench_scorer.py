@@ -2,9 +2,9 @@
 
     python experiments/bench_scorer.py --images FOLDER --json scorer.json
 
-For each photograph: do scores rank degraded versions as PSNR and SSIM do; do over-sharpened and over-smoothed versions rank below the
-clean one; do scores rise and fall with PSNR when a right or a wrong tool is used. Results are kept image by image in the JSON file:
-run it again to go on, or with a larger --limit.
+For each photograph: do scores rank degraded versions as PSNR and SSIM (over RGB) do; do over-sharpened and over-smoothed versions rank
+below the clean one; do scores rise and fall with PSNR when a right or a wrong tool is used. Results are kept image by image in the JSON
+file: run it again to go on, or with a larger --limit.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ OURS = (
     "--test-episodes",
     "--out",
     "--resume",
+    "--model",
     *(str(each[0]) for each in VARIANTS.values() if each),
 )
 DIVERSE = (WHOLE, "w/o EDP", "w/o α^t", "w/o α^m")

@@ -2,8 +2,9 @@
 
     python experiments/bench_tools.py --images FOLDER --toolbox pocket --json tools.json
 
-Prints the mean change of PSNR and SSIM with its spread over the images, the share of images that became better, and seconds an
-image on one core. Results are kept image by image in the JSON file: run it again to go on, or with a larger --limit.
+Prints the mean change of PSNR and SSIM (over RGB; the metric `ssim` is of the luma) with its spread over the images, the share of
+images that became better, and seconds an image on one core. Results are kept image by image in the JSON file: run it again to go on, or
+with a larger --limit.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def one_core() -> None:
 
 
 def scores(image: Image, reference: Image) -> tuple[float, float]:
-    """PSNR (at most 60 dB) and SSIM; another size is made the reference's by bicubic interpolation first."""
+    """PSNR (at most 60 dB) and scikit-image's SSIM over RGB; another size is made the reference's by bicubic interpolation first."""
     image = resize_like(image, reference)
     if np.array_equal(image, reference):
         return BEST_PSNR, 1.0
@@ -115,7 +116,7 @@ def seconds(tool: Tool, photo: Image, seed: int, repeats: int = 5) -> dict[str, 
 
 
 def table(toolbox: Toolbox, results: dict[str, Any], names: set[str]) -> Table:
-    view = Table("tool", "dPSNR", "std", "better", "dSSIM", "std", "better", *(f"ms {size}" for size in SIZES), "images")
+    view = Table("tool", "dPSNR", "std", "better", "dSSIM (RGB)", "std", "better", *(f"ms {size}" for size in SIZES), "images")
     for tool in toolbox:
         rows = [row for name, row in results["images"].get(tool.name, {}).items() if name in names]
         if not rows:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from experiments.runs import ABOUT, CONFIG, RunFolder
 from pool import Pool, Problem, connect
 
 PLACE = ("out", "resume", "pool")  # of a run's settings: where it runs, not what comes out
+FILES = (".yaml", ".yml", ".json", ".safetensors")  # that options name, and hold what they say
 SHARED = 2 << 30  # bytes of results that trainings in one process remember
 
 
@@ -50,11 +53,24 @@ def more_options(text: str, taken: Sequence[str] = ()) -> list[str]:
     return words
 
 
-def contents_of(agents: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, str]:
-    """Digests of trained agents and of the YAML files among `files`: what lies there may be another thing the next time."""
+def contents_of(words: Iterable[str] = (), agents: Iterable[str] = ()) -> dict[str, str]:
+    """Digests of trained agents, and of the files and modules that words name: what lies there may be another thing the next time.
+
+    Such as a toolbox's YAML, `tree:mine.safetensors`, `agenticir:experience=mine.json`, `gain:my_module:Metric`.
+    """
     places = {name: folder for name in agents if (folder := agent_folder(name)) is not None}
-    places |= {name: Path(name) for name in files if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()}
+    for word in (*agents, *words):
+        places |= {part: Path(part) for part in re.split("[=,+:]", word) if Path(part).suffix in FILES and Path(part).is_file()}
+        places |= {name: place for name in re.findall(r"([A-Za-z_][\w.]*):[A-Z]\w*", word) if (place := module_file(name))}
     return {name: digest_of(place)[:16] for name, place in places.items()}
+
+
+def module_file(name: str) -> Path | None:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # whoever imports it says more
+        return None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
 
 
 class Cells:

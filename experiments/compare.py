@@ -13,43 +13,28 @@ kept: run it again to go on.
 
 from __future__ import annotations
 
-import time
-import zlib
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 from scipy.stats import rankdata
 
-from agents.agent import Agent, finish, observer_for
-from agents.opening import agent_folder, open_agent
-from agents.training_free.bounds import ExhaustiveOracle
+from agents.opening import agent_folder
 from experiments.cells import Cells, contents_of
 from experiments.console import at_least, figures, main, plain_console
-from experiments.evaluate import seen_before, trained_with
+from experiments.contest import Episode, contest
+from experiments.evaluate import seen_before
 from experiments.grids import Grid, spread, write_grids
 from experiments.report_page.reading import names_of
 from experiments.tool_pool import ToolPool
-from pool import Call, Problem
-from rewards import Score
+from pool import Problem
 from tir_env.drawing import save_figure
 from tir_env.images.sources import Part, open_images
-from tir_env.observations import Observer
-from tir_env.starts import Pin
-from tir_env.tools import Toolbox
-from tir_env.trajectory import Failure, Trajectory
-from tir_env.world import World
 
-Episode = dict[str, Any]
 NONE = "none"
 BY = {"calls": "Tool calls for one image", "seconds": "Seconds for one image"}
 
@@ -98,14 +83,14 @@ def compare(settings: Compare) -> None:
     if settings.depth == Compare.depth:
         del told["depth"]  # as in files of before there was another
     told["pool"] = told.pop("tool_pool")["pool"]  # what it says of workers changes no result
-    if contents := contents_of(agents=alone, files=[settings.toolbox]):
+    if contents := contents_of([settings.toolbox, *settings.metrics], alone):
         told["contents"] = contents
     cells = Cells(settings.json, told)
     console = plain_console()
     for agent in alone:
         if warning := seen_before(agent, open_images(settings.images).part(settings.part), settings.part):
             console.print(f"Mind that {warning}", soft_wrap=True)
-    cell_of = {suite: " ".join([suite, *contents_of(files=[suite]).values()]) for suite in settings.suites}
+    cell_of = {suite: " ".join([suite, *contents_of([suite]).values()]) for suite in settings.suites}
     for suite in settings.suites:
         cells.fill(cell_of[suite], contest, suite, names, settings, console)
     of: dict[str, list[Episode]] = {
@@ -156,92 +141,6 @@ def refuse_doubles(names: Collection[str]) -> None:
         raise Problem("--agents", f"have the same name twice: {', '.join(names)}", "Leave one out, or name it NAME=FOLDER.")
 
 
-@dataclass
-class Contestant:
-    """An agent, and a world of its own on a pool of its own."""
-
-    world: World
-    agent: Agent
-    observer: Observer
-
-    @classmethod
-    def enter(cls, stack: ExitStack, spec: str, suite: str, settings: Compare) -> Contestant:
-        trained = trained_with(spec)
-        world = world_of(suite, settings, stack, settings.metrics[:1], settings.horizon if trained is None else trained.horizon)
-        agent = open_agent(spec, world, settings.seed)
-        return cls(world, agent, observer_for(agent, world))
-
-    def warm_up(self, settings: Compare) -> None:
-        """All tools run once: otherwise who calls few of them would load them when the clock runs. Then the hardest of the cases."""
-        hardest = max(range(len(self.world.suite)), key=lambda case: len(self.world.suite[case].degradations))
-        place = stream_for(self.world.suite.name, settings.seed), settings.episodes
-        [trajectory] = self.world.open([place], Pin(case=hardest))
-        self.world.pool.run([Call(tool.name, trajectory.image) for tool in self.world.toolbox])
-        if not isinstance(self.agent, ExhaustiveOracle):  # it needs nothing but the tools, and many minutes
-            finish(self.world, self.observer, self.agent, [trajectory])
-
-    def restore(self, number: int, settings: Compare) -> tuple[Trajectory, float]:
-        """One start, and the seconds that its restoration took: without spoiling the image."""
-        place = stream_for(self.world.suite.name, settings.seed), number
-        [trajectory] = self.world.open([place], case_of(self.world, number))
-        began = time.perf_counter()
-        finish(self.world, self.observer, self.agent, [trajectory])
-        return trajectory, time.perf_counter() - began
-
-
-def world_of(suite: str, settings: Compare, stack: ExitStack, metrics: Sequence[str], horizon: int) -> World:
-    toolbox = Toolbox.load(settings.toolbox).with_weights_only()
-    pool = stack.enter_context(settings.tool_pool.open())
-    reward = f"final:{metrics[0]}"
-    return World(
-        settings.images, settings.part, suite, toolbox, reward, metrics, horizon, settings.crop, depth=settings.depth, pool=pool
-    )
-
-
-def stream_for(suite: str, seed: int) -> int:
-    """Each suite begins from photographs and corners of its own: means over suites are of so many more."""
-    return seed + (zlib.crc32(suite.encode()) << 16)
-
-
-def case_of(world: World, number: int) -> Pin:
-    """All cases alike often."""
-    return Pin(case=number % len(world.suite))
-
-
-def contest(suite: str, names: dict[str, str], settings: Compare, console: Console) -> dict[str, list[Episode]]:
-    """Every start by every agent, in turns; who begins changes. Before that all tools are run once, and a start that does not count."""
-    done: dict[str, list[Episode]] = {name: [] for name in names.values()}
-    with ExitStack() as stack:
-        contestants = {names[spec]: Contestant.enter(stack, spec, suite, settings) for spec in names}
-        judge = world_of(suite, settings, stack, settings.metrics, settings.horizon)  # scores when the clock is stopped
-        for contestant in track(contestants.values(), "warming up", console=console, transient=True):
-            contestant.warm_up(settings)
-        tell_of_a_low_bound(contestants, names.get(settings.bound, ""), console)
-        order = list(contestants)
-        for number in track(range(settings.episodes), escape(suite), console=console, transient=True):
-            for name in [*order[number % len(order) :], *order[: number % len(order)]]:
-                done[name].append(episode_of(*contestants[name].restore(number, settings), judge))
-    return done
-
-
-def episode_of(trajectory: Trajectory, seconds: float, judge: World) -> Episode:
-    notes, pictures = [step.notes for step in trajectory.steps], (trajectory.input, trajectory.image)
-    pairs = [(image, trajectory.reference) for image in pictures if image is not None]
-    before, after = judge.score(pairs, [list(judge.metrics)] * 2)
-    return {
-        "image": trajectory.start.image, "case": trajectory.start.case, "seed": trajectory.start.seed,
-        "degradations": len(trajectory.record), "tools": trajectory.tool_names,
-        "gain": {metric: value(after[metric]) - value(before[metric]) for metric in judge.metrics},
-        "value": {metric: value(after[metric], "raw") for metric in judge.metrics},
-        "calls": trajectory.calls,
-        "policy calls": sum(n.get("policy_calls", 1) for n in notes),
-        "fallbacks": sum(n.get("fallbacks", 0) for n in notes),
-        "remarks": [remark for n in notes for remark in n.get("remarks", [])],
-        "failures": [failure.message for failure in trajectory.failures],
-        "seconds": seconds,
-    }  # fmt: skip
-
-
 def troubles(episodes: Sequence[Episode]) -> str:
     """What did not go as it should have gone, counted; nothing if all went well."""
     counts = {
@@ -249,21 +148,10 @@ def troubles(episodes: Sequence[Episode]) -> str:
         "calls failed": sum(len(e.get("failures", ())) for e in episodes),
         "episodes with remarks": sum(bool(e.get("remarks")) for e in episodes),
     }
+    for metric in dict.fromkeys(metric for e in episodes for metric in e.get("gain", ())):
+        unknown = sum(not np.isfinite(e["gain"][metric]) for e in episodes)
+        counts[f"results that {metric} could not score, and are left out of its mean"] = unknown
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-
-
-def tell_of_a_low_bound(contestants: dict[str, Contestant], bound: str, console: Console) -> None:
-    steps = max(contestant.world.horizon for contestant in contestants.values())
-    if bound and (depth := getattr(contestants[bound].agent, "depth", steps)) < steps:
-        told = (
-            f"{bound} looks {depth} steps ahead, and others may take {steps}: it is no bound for them. Give --horizon {depth}."
-        )
-        console.print(f"Mind that {told}", soft_wrap=True)
-
-
-def value(score: Score | Failure, what: str = "value") -> float:
-    """What could not be scored, such as a black image by PIQE, is not known."""
-    return float("nan") if isinstance(score, Failure) else float(getattr(score, what))
 
 
 def pooled(played: dict[str, list[list[Episode]]]) -> dict[str, list[Episode]]:
@@ -294,9 +182,9 @@ def qualities(played: dict[str, list[list[Episode]]], settings: Compare, bound: 
     """Of each agent the episodes of each training; an agent without seeds has one."""
     episodes = pooled(played)
     [first, *_] = episodes.values()
-    what = f"{len(first)} crops of {len({each['image'] for each in first})} photographs"
+    what = f"{len(first)} crops of {len({scene(each) for each in first})} scenes"
     several = any(some[1:] for some in played.values())
-    error = "standard error of photographs" + (", or standard deviation between trainings" if several else "")
+    error = "standard error of scenes" + (", or standard deviation between trainings" if several else "")
     title = f"Mean gain over {what} ± {error} ({', '.join(settings.suites)}), and mean rank over metrics"
     grid, order = Grid(title, ["agent", *settings.metrics, "rank"]), ranks(episodes, settings.metrics)
     for name, each in episodes.items():
@@ -312,7 +200,7 @@ def qualities(played: dict[str, list[list[Episode]]], settings: Compare, bound: 
 
 def against(played: dict[str, list[list[Episode]]], first: str, settings: Compare) -> Grid:
     """Each agent's gain beyond that of the first one, image by image: what photographs have in common cancels."""
-    grid = Grid(f"Gain beyond that of {first}, image by image, ± standard error of photographs", ["agent", *settings.metrics])
+    grid = Grid(f"Gain beyond that of {first}, image by image, ± standard error of scenes", ["agent", *settings.metrics])
     theirs = over_trainings(played[first], settings)
     for name, trainings in played.items():
         if name != first:
@@ -338,18 +226,22 @@ def costs(episodes: dict[str, list[Episode]], settings: Compare, bound: str) -> 
     most = mean(episodes[bound], first) if bound else float("nan")
     grid = Grid("What one image costs", ["agent", "tool calls", "policy calls", "seconds", f"{first}, share of the way"])
     for name, each in episodes.items():
-        share = mean(each, first) / most if most else float("nan")
+        share = mean(each, first) / most if most > 0 else float("nan")
         cost = [f"{mean(each, what):.{digits}f}" for what, digits in (("calls", 1), ("policy calls", 1), ("seconds", 3))]
         grid.add(name, *cost, f"{share:.0%}" if np.isfinite(share) else "")
     return grid
 
 
+def scene(episode: Episode) -> str:
+    """Photographs that are kin show one."""
+    return str(episode.get("scene", episode["image"]))
+
+
 def mean_and_error(episodes: Sequence[Episode], metric: str) -> str:
-    """The standard error is that of the mean over clusters: two crops of one photograph are no two photographs."""
+    """The standard error is that of the mean over clusters: two crops of one photograph, or two of one scene, are no two scenes."""
     known = [each for each in episodes if np.isfinite(each["gain"][metric])]
     middle = mean(episodes, metric)
-    photographs = sorted({each["image"] for each in known})
-    rests = [sum(each["gain"][metric] - middle for each in known if each["image"] == image) for image in photographs]
+    rests = [sum(e["gain"][metric] - middle for e in known if scene(e) == name) for name in sorted({*map(scene, known)})]
     count = len(rests)
     error = (count / (count - 1) * np.sum(np.square(rests))) ** 0.5 / len(known) if count > 1 else np.nan
     digits = 2 if abs(middle) >= 1 else 3

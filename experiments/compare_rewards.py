@@ -13,7 +13,8 @@ curves and of MAR's weights. What is done is kept: run it again to go on.
 from __future__ import annotations
 
 import json
-import sys
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, trim_mean
 
-from experiments.cells import Cells, more_options, train_run, workers_for
-from experiments.checkpoints import digest_of
+from experiments.cells import Cells, contents_of, more_options, train_run, workers_for
 from experiments.console import at_least, figures, main, plain_console
 from experiments.grids import Grid, write_grids
 from experiments.reporting import smooth
@@ -37,7 +37,8 @@ Cell = dict[str, Any]  # of one training: {"gain": {metric: x}, "curve": {metric
 OURS = (  # what it gives to run.py itself
     "--algo", "--policy", "--reward", "--seed", "--metrics", "--test-episodes", "--pool", "--env", "--iterations", "--out", "--resume",
 )  # fmt: skip
-WEIGHT = "reward_design/{}/weight"
+WEIGHT = r"reward_design/[^/]+/weight"
+ENOUGH = 5  # seeds, for an interval
 
 
 @dataclass
@@ -81,7 +82,9 @@ def compare(settings: CompareRewards) -> None:
     more_options(settings.options, OURS)
     for design in settings.designs:
         make_reward(design)  # a mistake shows before the first training
-    same = {"designs": "", "seeds": "", "pool": "", "json": "", "tested": "on the same starts for all seeds"}
+    same: dict[str, Any] = {"designs": "", "seeds": "", "pool": "", "json": "", "tested": "on the same starts for all seeds"}
+    if contents := contents_of([settings.env, *settings.metrics, *shlex.split(settings.options)]):
+        same["contents"] = contents
     cells = Cells(settings.json, asdict(settings) | same)
     with workers_for(settings.pool) as (_, share):
         for seed in range(settings.seeds):
@@ -115,10 +118,8 @@ def trained(design: str, seed: int, settings: CompareRewards, share: str | None)
 
 
 def known_as(design: str) -> str:
-    """What its results are kept under: one of the user's own is another design once its module's text has changed."""
-    module = type(make_reward(design)).__module__
-    file = getattr(sys.modules[module], "__file__", None)
-    return design if file is None or module.startswith("rewards.") else f"{design} {digest_of(Path(file))[:16]}"
+    """What its results are kept under: one of the user's own, or of a metric of theirs, is another once that text has changed."""
+    return " ".join([design, *contents_of([design]).values()])
 
 
 def read(folder: Path, metrics: Sequence[str]) -> Cell:
@@ -128,7 +129,7 @@ def read(folder: Path, metrics: Sequence[str]) -> Cell:
     return {
         "gain": {metric: agent[f"{metric} gain"] for metric in metrics},
         "curve": {metric: [row.get(f"gain/{metric}") for row in rows] for metric in metrics},
-        "weight": {m: [row[WEIGHT.format(m)] for row in rows] for m in metrics if rows and WEIGHT.format(m) in rows[-1]},
+        "weight": {key.split("/")[1]: [row[key] for row in rows] for key in (rows or [{}])[-1] if re.fullmatch(WEIGHT, key)},
     }
 
 
@@ -140,9 +141,9 @@ def interquartile(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % of the interquartile means of resampled seeds; of equal or single values just them."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(values[0]), float(values[-1])
+    """95 % of the interquartile means of resampled seeds; of a few just the lowest and the highest."""
+    if len(values) < ENOUGH or np.ptp(values) == 0:
+        return float(np.min(values)), float(np.max(values))
     found = bootstrap(
         (np.asarray(values, float),), trim_mean_axis, method="percentile", n_resamples=2000, rng=np.random.default_rng(0)
     )
@@ -162,24 +163,27 @@ def area(curve: np.ndarray) -> float:
     return float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
 
 
-def worst_drop(curve: np.ndarray) -> float:
-    """The most that a curve ever fell below what it had reached."""
-    known = curve[np.isfinite(curve)]
-    return float((np.maximum.accumulate(known) - known).max()) if len(known) else float("nan")
+def worst_drop(curve: np.ndarray, forgiven: np.ndarray | float = 0.0) -> float:
+    """The most that a curve ever was below what it had reached, less what is forgiven at each point."""
+    fallen = np.fmax.accumulate(curve) - curve - forgiven
+    return max(0.0, float(np.nanmax(fallen))) if np.isfinite(fallen).any() else float("nan")
 
 
 def hacked(cell: Cell) -> bool:
-    """Some metric ended below what no tool leaves it at."""
-    return any(gain < 0 for gain in cell["gain"].values())
+    """Some metric ended below what no tool leaves it at, or images that it cannot score."""
+    return any(not gain >= 0 for gain in cell["gain"].values())
 
 
-def beats(ours: Sequence[Cell], theirs: Sequence[Cell], metrics: Sequence[str]) -> tuple[float, float, float]:
+def beats(ours: Sequence[Cell], theirs: Sequence[Cell], metrics: Sequence[str]) -> tuple[float, ...]:
     """rliable's probability of improvement: that a run with one design gains more than a run with another, the mean over metrics.
 
-    Runs of one seed are held against each other: they share first weights and starts. With 95 % of what other seeds would say.
+    Runs of one seed are held against each other: they share first weights and starts. With 95 % of what other seeds would say, where
+    there are enough: of two or three that agree by chance a bootstrap would make a certainty.
     """
     mine, yours = (np.array([[cell["gain"][metric] for metric in metrics] for cell in cells]) for cells in (ours, theirs))
     higher = np.sign(mine - yours).mean(axis=1) / 2 + 0.5  # [seeds], ties count a half
+    if len(higher) < ENOUGH:
+        return (float(higher.mean()),)
     drawn = np.random.default_rng(0).integers(len(higher), size=(2000, len(higher)))
     low, high = np.quantile(higher[drawn].mean(axis=1), (0.025, 0.975))
     return float(higher.mean()), float(low), float(high)
@@ -189,7 +193,8 @@ def beats(ours: Sequence[Cell], theirs: Sequence[Cell], metrics: Sequence[str]) 
 
 
 def gains(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
-    title = f"Gain on held-out images: interquartile mean of {settings.seeds} seeds [95 % interval]"
+    brackets = "95 % interval" if settings.seeds >= ENOUGH else "lowest, highest"
+    title = f"Gain on held-out images: interquartile mean of {settings.seeds} seeds [{brackets}]"
     grid = Grid(title, ["design", *settings.metrics, "some metric fell"])
     for design, cells in found.items():
         grid.add(
@@ -206,18 +211,20 @@ def told(values: Sequence[float]) -> str:
     return f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def common_course(found: dict[str, list[Cell]], seed: int, metric: str) -> np.ndarray:
-    """How far the median of all designs' curves has fallen: luck with a round's starts. Of a single design nothing is known of it."""
-    curves = np.stack([curve_of(cells[seed], metric) for cells in found.values()])
+def luck(found: dict[str, list[Cell]], design: str, seed: int, metric: str) -> np.ndarray | float:
+    """How far the median of the other designs' curves has fallen: the starts of these rounds. Without others nobody can tell."""
+    curves = [curve_of(cells[seed], metric) for other, cells in found.items() if other != design]
+    if not curves:
+        return 0.0
     course = np.nanmedian(curves, axis=0)
-    return course - np.fmax.accumulate(course) if len(curves) > 1 else np.zeros_like(course)
+    return np.nan_to_num(np.fmax.accumulate(course) - course)
 
 
 def dynamics(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
     """The training starts of a round differ from those of the next, and are the same for all designs of a seed."""
     columns = [f"{metric}, {what}" for metric in settings.metrics for what in ("area", "drop")]
     what = (
-        "its worst drop, beyond what all designs fell together"
+        "its worst drop, beyond that of the other designs' median at the time"
         if len(found) > 1
         else "its worst drop, luck of the starts among it"
     )
@@ -226,18 +233,20 @@ def dynamics(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
         cellular = []
         for metric in settings.metrics:
             curves = [curve_of(cell, metric) for cell in cells]
-            drops = [worst_drop(curve - common_course(found, seed, metric)) for seed, curve in enumerate(curves)]
+            drops = [worst_drop(curve, luck(found, design, seed, metric)) for seed, curve in enumerate(curves)]
             cellular += [f"{interquartile([*map(area, curves)]):+.3f}", f"{interquartile(drops):.3f}"]
         grid.add(design, *cellular)
     return grid
 
 
 def improvement(found: dict[str, list[Cell]], settings: CompareRewards) -> Grid:
-    title = "Probability that the design of the row beats that of the column, mean over metrics [95 % interval over seeds]"
+    title = "Probability that the design of the row beats that of the column, mean over metrics"
+    title += " [95 % interval over seeds]" if settings.seeds >= ENOUGH else ""
     grid = Grid(title, ["design", *found])
     for design, cells in found.items():
         chances = ["" if other == design else beats(cells, found[other], settings.metrics) for other in found]
-        grid.add(design, *("{:.0%} [{:.0%}, {:.0%}]".format(*chance) if chance else "" for chance in chances))
+        form = "{:.0%} [{:.0%}, {:.0%}]" if settings.seeds >= ENOUGH else "{:.0%}"
+        grid.add(design, *(form.format(*chance) if chance else "" for chance in chances))
     return grid
 
 

@@ -15,6 +15,7 @@ from tir_env.files import write_aside
 
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$", "→": r"$\to$"}
+LATEX |= {character: f"${character}$" for character in "<>|"}
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int | None = None, sign: str = "") -> str:
@@ -73,7 +74,8 @@ class Grid:
             return " & ".join(cells) + r" \\"
 
         body = [
-            line([rf"\textbf{{{plain(cell)}}}" if (row, k) in self.bold else plain(cell) for k, cell in enumerate(cells)])
+            "{}"
+            + line([rf"\textbf{{{plain(cell)}}}" if (row, k) in self.bold else plain(cell) for k, cell in enumerate(cells)])
             for row, cells in enumerate(self.rows)
         ]
         head = [

@@ -84,7 +84,7 @@ def run(settings: Grow) -> None:
         *(["haze"] if settings.haze == Grow.haze else []),
     )  # as in parts of before there was another
     asked = {k: v for k, v in asdict(settings).items() if k not in left_out}
-    told = continued(parts / SETTINGS, asked | contents_of(files=[settings.toolbox, settings.suite]))
+    told = continued(parts / SETTINGS, asked | contents_of([settings.toolbox, settings.suite]))
     write_json(parts / SETTINGS, told)
     torch.set_num_threads(1)
     console = plain_console()

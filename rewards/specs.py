@@ -67,7 +67,9 @@ def _mar(spec: str, text: str) -> Mar:
         elif key in ("eps", "beta"):
             options[key] = _number(spec, value)
         elif key == "metrics":
-            metrics += re.split(r"\+(?!_|\+|$)", value)  # but not at the plus in clipiqa+ and clipiqa+_vitL14_512
+            metrics += re.split(
+                r"\+(?![_+-]|$)", value
+            )  # but not at the plus in clipiqa+, clipiqa+_vitL14_512, qualiclip+-clive
         elif equals:
             raise RewardError(f"reward {spec!r}", f"knows no option {key!r}", "Known are: metrics, eps, beta.")
         else:

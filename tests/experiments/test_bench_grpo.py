@@ -73,6 +73,10 @@ def test_a_step_of_so_many_turns_has_so_many(turns: int) -> None:
 def test_the_table_tells_a_step_and_a_token() -> None:
     seconds = {"ours": [2.0, 2.0], "trl": [4.0, 4.0]}
     row = {"side": 128, "delay": 0.05, "seconds": seconds, "ratio": [2.0, 2.0], "calls": {"ours": 3.0, "trl": 2.0}}
-    row |= {"tokens": {"ours": 90.0, "trl": 60.0}, "split": {"generation": 1.0, "tools": 0.5, "learning": 0.5}}
+    row |= {
+        "tokens": {"ours": 90.0, "trl": 60.0},
+        "split": {"generation": 1.0, "tools": 0.5, "learning": 0.5},
+        "ratio a token": [3.0, 3.0],
+    }
     cells = [next(iter(column.cells)) for column in bench_grpo.show([row]).columns]
     assert cells == ["128", "50 ms", "2.0 ±0.0", "4.0 ±0.0", "2.00 ±0.00", "3.0 2.0", "90 60", "3.00 ±0.00", "1.0/0.5/0.5"]

@@ -13,18 +13,17 @@ import pytest
 
 from experiments.compare import (
     Compare,
-    Contestant,
     against,
     compare,
-    episode_of,
+    costs,
+    mean_and_error,
     named,
     ranks,
-    tell_of_a_low_bound,
     trainings_of,
     troubles,
-    world_of,
 )
 from experiments.console import plain_console
+from experiments.contest import Contestant, episode_of, tell_of_a_low_bound, world_of
 from pool import Problem
 
 SMALL = Compare(
@@ -115,6 +114,36 @@ def test_what_did_not_go_well_is_told() -> None:
     assert told == (
         "3 answers of a language model missing or no use, so that others stood in, 2 calls failed, 1 episodes with remarks"
     )
+
+
+def test_what_a_metric_could_not_score_is_told() -> None:
+    episodes = [{"gain": {"psnr": 1.0, "piqe": math.nan}}, {"gain": {"psnr": 2.0, "piqe": 3.0}}]
+    assert troubles(episodes) == "1 results that piqe could not score, and are left out of its mean"
+
+
+def test_two_views_of_a_scene_are_one_in_the_error() -> None:
+    def episodes(*scenes: str) -> list[dict[str, object]]:
+        found = zip(scenes, "abc", (0.0, 4.0, 4.0), strict=True)
+        return [{"scene": scene, "image": image, "gain": {"psnr": gain}} for scene, image, gain in found]
+
+    assert mean_and_error(episodes("a", "b", "c"), "psnr") == "+2.67 ±1.33"
+    assert mean_and_error(episodes("a", "b", "b"), "psnr") == "+2.67 ±1.78"
+
+
+def test_of_a_bound_that_gains_nothing_there_is_no_share() -> None:
+    def episodes(gain: float) -> list[dict[str, object]]:
+        return [{"image": "a", "calls": 1, "policy calls": 1, "seconds": 1.0, "gain": {"piqe": gain}}]
+
+    settings = Compare(metrics=("piqe",))
+    for most, shares in ((10.0, ["50%", "100%"]), (-10.0, ["", ""])):
+        rows = costs({"a": episodes(5.0), "oracle:psnr": episodes(most)}, settings, "oracle:psnr").rows
+        assert [row[-1] for row in rows] == shares
+
+
+def test_the_clock_does_not_run_for_what_is_reported() -> None:
+    with ExitStack() as stack:
+        contestant = Contestant.enter(stack, "none", "noise+jpeg", replace(SMALL, metrics=("fsim", "psnr")))
+        assert set(contestant.world.metrics) == {"entropy"}
 
 
 def test_all_tools_are_there_before_the_clock_runs(tmp_path: Path) -> None:

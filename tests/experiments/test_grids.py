@@ -29,8 +29,8 @@ def test_the_best_is_bold_in_all_forms() -> None:
         console.print(grid().terminal())
     assert "\x1b[1m+2.0 ±0.2" in capture.get()
     assert "| b\\|2 | **+2.0 ±0.2** |" in grid().markdown()
-    assert r"b|2 & \textbf{+2.0 $\pm$0.2} \\" in grid().latex()
-    assert r"a\_1 & +1.0 $\pm$0.1 \\" in grid().latex()
+    assert r"{}b$|$2 & \textbf{+2.0 $\pm$0.2} \\" in grid().latex()
+    assert r"{}a\_1 & +1.0 $\pm$0.1 \\" in grid().latex()
 
 
 def test_what_looks_like_markup_is_text() -> None:

@@ -49,7 +49,7 @@ def test_bench_env_writes_its_figures(tmp_path: Path) -> None:
     done = script("bench_env.py", "--rounds", 1, "--episodes", 8, "--size", 32, "--json", tmp_path / "f.json")
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "f.json").read_text())["figures"]
-    assert set(figures) >= {"light tools: single", "light tools: vector 64", "whole toolbox: bare loop"}
+    assert set(figures) >= {"light tools: single", "light tools: vector 8", "whole toolbox: bare loop"}
     assert all(value > 0 for row in figures.values() for value in row["steps_per_s"])
 
 
