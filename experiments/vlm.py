@@ -34,6 +34,7 @@ from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem
 from tir_env.images.sources import Images
 from tir_env.side_by_side import stream_of
+from tir_env.tools import Toolbox
 from tir_env.trajectory import Trajectory
 from tir_env.world import World
 
@@ -73,10 +74,14 @@ class VlmWorkplace(Workplace):
                 raise Problem(
                     "--engine vllm", "does not go with --shard: learners would wait for each other", "Leave one of them out."
                 )
+            if learners > 1:
+                raise Problem(
+                    "--engine vllm", "puts every learner's engine on the first GPU", "Give one learner, or leave it out."
+                )
             needed()
         if options.sft and options.demonstrations_from is not None:
-            check_perturbed(options)
-        load(options.spec)
+            check_perturbed(options, found(options.demonstrations_from), f"--demonstrations-from {options.demonstrations_from}")
+        load(options.spec).chat(Toolbox.load(settings.toolbox).with_weights_only(), options.plan_at_once).check_template()
 
     def describe(self) -> str:
         options = self.settings.vlm
@@ -122,7 +127,9 @@ class VlmWorkplace(Workplace):
     def demonstrate(self, world: World, folder: RunFolder, console: Console) -> int:
         """Stage 1's data in the run's folder: made if it is not there, or another run's. How many there are."""
         settings, options, place = self.settings, self.settings.vlm, lessons_of(self.settings, folder)
-        if options.demonstrations_from is None and not place.exists():
+        if options.demonstrations_from is None and place.exists():
+            check_perturbed(options, place, str(place), options.demonstrations)
+        elif options.demonstrations_from is None:
             began = time.perf_counter()
             played = self.played(world, folder, console)
             left_out = options.demonstrations - len(played)
@@ -130,7 +137,8 @@ class VlmWorkplace(Workplace):
             made: Iterable[Trajectory] = played
             if options.edp:
                 made = demonstrations.perturb(played, world, alpha_t, alpha_m, seed=settings.seed)
-            demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher)
+            asked = options.demonstrations
+            demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher, asked=asked)
             count = demonstrations.read_index(place).count
             console.print(f"{count} demonstrations from {options.demonstrations} starts in {time.perf_counter() - began:.0f} s")
             if left_out:
@@ -234,14 +242,13 @@ class Plan:
         return (0, self.sft) if stage == "sft" else (self.sft, self.sft + self.grpo)
 
 
-def check_perturbed(options: VlmOptions) -> None:
-    """Another run's demonstrations are what the options say of them."""
-    assert options.demonstrations_from is not None
-    index = demonstrations.read_index(found(options.demonstrations_from))
+def check_perturbed(options: VlmOptions, place: Path, thing: str, number: int = 0) -> None:
+    """Demonstrations that are there are what the options say of them, and made from `number` starts, if that is given."""
+    index = demonstrations.read_index(place)
     made = {"alpha-t": index.alpha_t, "alpha-m": index.alpha_m, "teacher": index.teacher or options.teacher}
-    asked = {"alpha-t": options.alphas[0], "alpha-m": options.alphas[1], "teacher": options.teacher}
+    asked: dict[str, Any] = {"alpha-t": options.alphas[0], "alpha-m": options.alphas[1], "teacher": options.teacher}
+    made, asked = made | {"demonstrations": index.asked or number}, asked | {"demonstrations": number or index.asked}
     if strange := " ".join(f"--{flag} {value}" for flag, value in made.items() if value != asked[flag]):
-        thing = f"--demonstrations-from {options.demonstrations_from}"
         raise Problem(thing, f"was made with {strange}", "Give these, too, or make demonstrations anew.")
 
 
@@ -260,7 +267,7 @@ def check_model(settings: Run, folder: RunFolder) -> None:
     if not folder.last_checkpoint()[0]:
         return
     now, before = settings.vlm, folder.settings(type(settings)).vlm
-    for name in ("dtype", "lora", "train_vision"):
+    for name in ("dtype", "lora", "train_vision", "plan_at_once"):
         if getattr(now, name) != getattr(before, name):
             reason = f"finds a model with {name.replace('_', '-')} {getattr(before, name)}, not {getattr(now, name)}"
             raise Problem("--resume", reason, "Leave that option out, or begin another run.")

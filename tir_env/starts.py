@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from pool import Problem
-from pool.errors import BadOutput, ModelRaised
+from pool.errors import BadOutput, LoadFailed, ModelRaised
 from tir_env.degradations import Case, Suite
 from tir_env.images.sources import Images, Photo
 from tir_env.trajectory import Failure, Start, Trajectory
 
+AGAIN = 2  # more times that a start is scored where that failed for what may pass: one lost worker must not end a training
 DRAWS = 20  # of a start, before it is an error that it has no score
 OF_THE_INPUT = (BadOutput.__name__, ModelRaised.__name__)  # failures that come again with the same image
+LASTING = (*OF_THE_INPUT, LoadFailed.__name__)
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class Starting(ABC):
         `in_turn`, which knows no pins: where `starts` limits them, each comes once before any comes again.
         """
         starts = {place: self._in_turn(*place) if in_turn and self.starts else self.draw(*place, pin) for place in places}
-        made = self._made(starts.values())
+        made = self._scored(starts.values())
         for attempt in range(1, DRAWS):
             again = {}
             for place, start in starts.items():
@@ -107,13 +109,23 @@ class Starting(ABC):
             if not again:
                 break
             starts |= again
-            made |= self._made(again.values())
+            made |= self._scored(again.values())
         return [_fresh(starts[place], made) for place in places]
 
     def begin(self, starts: Sequence[Start]) -> list[Trajectory]:
         """One fresh trajectory per start, its input spoilt and scored. Equal starts (groups) are made and scored once."""
-        made = self._made(starts)
+        made = self._scored(starts)
         return [_fresh(start, made) for start in starts]
+
+    def _scored(self, starts: Iterable[Start]) -> dict[Start, Trajectory | Failure]:
+        made = self._made(starts)
+        for _ in range(AGAIN):
+            again = [start for start, found in made.items() if isinstance(found, Failure) and found.kind not in LASTING]
+            if not again:
+                break
+            log.warning("%d starts could not be scored, and are tried again", len(again))
+            made |= self._made(again)
+        return made
 
     @abstractmethod
     def _made(self, starts: Iterable[Start]) -> dict[Start, Trajectory | Failure]:

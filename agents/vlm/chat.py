@@ -136,6 +136,10 @@ class Chat:
     def _tell(self) -> str:
         return self._answer([{"type": "text", "text": MARK}])
 
+    def check_template(self) -> None:
+        """Raises where it cannot carry a dialogue: before demonstrations are made for days."""
+        assert self._look
+
     def _answer(self, content: list[words.Message]) -> str:
         """What the template puts after the end of the policy's turn when a tool answers."""
         before = [*words.opening(self.at_once), {"role": "assistant", "content": f"{MARK}{MARK}"}]

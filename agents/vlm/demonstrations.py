@@ -134,6 +134,7 @@ class Index(BaseModel):
     teacher: str = ""  # empty: from before it was noted
     count: int = Field(gt=0)
     starts: int  # different ones
+    asked: int = 0  # starts that the teacher was given; 0: from before it was noted
     steps: int
 
 
@@ -145,6 +146,7 @@ def save(
     alpha_t: float = 0.0,
     alpha_m: float = 0.0,
     teacher: str = "",
+    asked: int = 0,
 ) -> Path:
     """A folder for each trajectory, with its images, and an index; all or nothing. Replaces other demonstrations, and nothing else.
 
@@ -167,7 +169,7 @@ def save(
             raise DemonstrationsError(folder, "would hold no demonstrations", "Did the teacher's tools all fail?")
         index = Index(
             toolbox=world.toolbox.name, tools=tools, suite=world.suite.name, images=world.images.name, horizon=world.horizon,
-            alpha_t=alpha_t, alpha_m=alpha_m, teacher=teacher, count=count, starts=len(starts), steps=steps,
+            alpha_t=alpha_t, alpha_m=alpha_m, teacher=teacher, asked=asked, count=count, starts=len(starts), steps=steps,
         )  # fmt: skip
         (place / JSON).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -25,6 +25,7 @@ from pool import Problem
 from tir_env.images.operations import Image, digest
 from tir_env.tools import Toolbox
 
+KIND = "qwen3_vl"  # of its configuration: the mixtures of experts are others
 WEIGHTS = Path(__file__).parent.parent / "weights" / POCKET
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -161,7 +162,7 @@ def positions(ids: Sequence[int], grids: Sequence[tuple[int, int]], start: int, 
 
 def load(spec: VlmSpec) -> Vlm:
     """The model of `spec`, ready to learn or to be asked."""
-    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+    from transformers import AutoConfig, AutoProcessor, Qwen3VLForConditionalGeneration
 
     if spec.dtype not in DTYPES:
         raise VlmError(f"--dtype {spec.dtype}", "is not known", f"Choose among {', '.join(DTYPES)}.")
@@ -169,12 +170,22 @@ def load(spec: VlmSpec) -> Vlm:
     _check_there(place)
     try:
         with quietly():
+            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+            if kind != KIND:  # only a warning to transformers, as are weights that are not there
+                raise VlmError(f"the model {spec.name!r}", f"is a {kind}, not a {KIND}", "Use a dense Qwen3-VL.")
             processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
-            model = Qwen3VLForConditionalGeneration.from_pretrained(place, dtype=DTYPES[spec.dtype])
+            model, found = Qwen3VLForConditionalGeneration.from_pretrained(
+                place, dtype=DTYPES[spec.dtype], output_loading_info=True
+            )
+    except VlmError:
+        raise
     except Exception as error:  # the hub, the file system and transformers raise all sorts
         first = (str(error).strip().splitlines() or [""])[0]
         remedy = "Download it where there is a network, `hf download NAME --local-dir FOLDER`, and give the folder."
         raise VlmError(f"the model {spec.name!r}", f"cannot be loaded: {type(error).__name__}: {first}", remedy) from error
+    if missing := sorted(found["missing_keys"]):
+        reason = f"lacks {len(missing)} of its weights, such as {missing[0]}"
+        raise VlmError(f"the model {spec.name!r}", reason, "Download or save it again: they would be noise.")
     return prepared(model, processor, spec)
 
 

@@ -23,7 +23,7 @@ from agents.vlm.attention import FEW
 from agents.vlm.chat import Chat, Dialogue, Piece
 from agents.vlm.context import Context, Contexts, begun
 from agents.vlm.lessons import audible
-from agents.vlm.model import Sight, Vlm
+from agents.vlm.model import Sight, Vlm, VlmError
 from agents.vlm.settings import Manner
 from tir_env.trajectory import Start, Trajectory
 from tir_env.world import World
@@ -151,6 +151,9 @@ def rollout(
     with clock("tools"):
         copies = world.begin([start for start in starts for _ in range(group)])
     openings = [chat.opening(t.image) for t in copies[::group]]
+    if (longest := max(len(opening.ids) for opening in openings)) + manner.turn > manner.tokens:
+        reason = f"leaves no room for a turn of {manner.turn} after the {longest} that a dialogue opens with"
+        raise VlmError(f"--dialogue-tokens {manner.tokens}", reason, "Raise it, or take smaller images.")
     episodes = [Episode(t, Dialogue(openings[i // group])) for i, t in enumerate(copies)]
     play(vlm, chat, world, episodes, group, manner, seed, clock, engine)
     return episodes

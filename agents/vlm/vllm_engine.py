@@ -45,12 +45,19 @@ class VllmEngine(Engine):
             model=place_of(spec), dtype=spec.dtype, max_model_len=manner.tokens, limit_mm_per_prompt={"image": images, "video": 0},
             gpu_memory_utilization=memory, enable_prefix_caching=True, logprobs_mode="processed_logprobs", seed=seed,
         )  # fmt: skip
+        if spec.see and not hasattr(self.llm.llm_engine, "reset_encoder_cache"):
+            reason = (
+                f"of version {getattr(self.vllm, '__version__', 'unknown')} keeps what an earlier vision tower saw of an image"
+            )
+            raise VlmError("--engine vllm", reason, "Upgrade vLLM, or give --no-train-vision.")
         self.silent = dict.fromkeys(chat.silent, NEVER)
         self.dialogues: list[list[Piece]] = []
 
     def follow(self, vlm: Vlm) -> None:
         self.llm.apply_model(lambda model: model.load_weights(whole_weights(vlm)))
         self.llm.reset_prefix_cache()
+        if hasattr(self.llm.llm_engine, "reset_encoder_cache"):
+            self.llm.llm_engine.reset_encoder_cache()
 
     def open(self, openings: Sequence[Piece], group: int) -> None:
         self.dialogues = [[opening] for opening in openings for _ in range(group)]

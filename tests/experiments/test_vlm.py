@@ -122,6 +122,10 @@ def test_demonstrations_go_on_from_what_was_played(tmp_path: Path, monkeypatch: 
         count = place.demonstrate(world, parted, console)
         assert played == [2, 2, 2, 2, 1], "what was saved is not played again"
         made, again = (list(demonstrations.load(each.path / DEMONSTRATIONS, world)) for each in (whole, parted))
+        for change in ({"teacher": "denoise/nlm"}, {"alpha_t": 0.1}, {"edp": False}, {"demonstrations": 8}):
+            place.settings = replace(place.settings, vlm=replace(options, **change))
+            with pytest.raises(Problem, match="demonstrations: was made with --"):
+                place.demonstrate(world, parted, console)
     assert made == again
     assert len(made) == count > 7
     assert not (parted.path / PLAYED).exists()
@@ -139,11 +143,11 @@ def elsewhere(tmp_path: Path) -> Path:
 
 def test_demonstrations_of_another_run_are_what_the_options_say(elsewhere: Path) -> None:
     asked = VlmOptions(demonstrations_from=elsewhere, alpha_m=0.0, teacher="q-agent")
-    check_perturbed(asked)
+    check_perturbed(asked, elsewhere, "demonstrations elsewhere")
     for change, said in (({"alpha_t": 0.1}, "--alpha-t 0.3"), ({"edp": False}, "--alpha-t 0.3"), ({"alpha_m": 0.4}, "--alpha-m 0.0"),
                          ({"teacher": "4kagent"}, "--teacher q-agent")):  # fmt: skip
         with pytest.raises(Problem, match=f"elsewhere: was made with {said}. Give these"):
-            check_perturbed(replace(asked, **change))
+            check_perturbed(replace(asked, **change), elsewhere, "demonstrations elsewhere")
 
 
 def test_what_another_run_demonstrated_on_is_not_tested_on(folder: RunFolder, elsewhere: Path) -> None:
@@ -170,7 +174,8 @@ def test_a_run_that_is_gone_on_with_keeps_what_learns(folder: RunFolder) -> None
     folder.save_checkpoint(1, save)
     check_model(SETTINGS, folder)
     for option, said in (({"dtype": "float32"}, "dtype bfloat16, not float32"), ({"lora": 4}, "lora 0, not 4"),
-                         ({"train_vision": False}, "train-vision True, not False")):  # fmt: skip
+                         ({"train_vision": False}, "train-vision True, not False"),
+                         ({"plan_at_once": True}, "plan-at-once False, not True")):  # fmt: skip
         with pytest.raises(Problem, match=f"--resume: finds a model with {said}"):
             check_model(replace(SETTINGS, vlm=replace(SETTINGS.vlm, **option)), folder)
     check_model(replace(SETTINGS, vlm=replace(SETTINGS.vlm, gradient_checkpointing=True, model="elsewhere")), folder)
@@ -234,6 +239,7 @@ def test_a_gpu_without_memory_ends_in_what_to_lower() -> None:
     ("learners", "options", "message"),
     [
         (3, {"prompts": 16}, "--prompts 16: cannot be dealt out to 3 learners"),
+        (2, {"prompts": 16, "engine": "vllm"}, "--engine vllm: puts every learner's engine on the first GPU"),
         (2, {"prompts": 16, "beta": 0.1, "shard": True}, "--beta 0.1: needs the model before training whole"),
     ],
 )

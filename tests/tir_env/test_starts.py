@@ -78,6 +78,26 @@ def test_a_start_that_the_caller_insists_on_is_an_error(half_black: str) -> None
         world.open([(0, 0)], Pin(corner=(0, 0)))
 
 
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_what_may_pass_is_tried_again_and_changes_no_start(half_black: str, failures: int) -> None:
+    class Losing(LocalPool):
+        left = failures
+
+        def run(self, calls: Any, **options: Any) -> list[Outcome]:
+            found = super().run(calls, **options)
+            if self.left and len(calls):
+                self.left -= 1
+                found[0] = Outcome(calls[0].model, error=WorkerLost(calls[0].model, "its process died"))
+            return found
+
+    steady, world = World(**settings(half_black)), World(**settings(half_black, pool=Losing()))
+    if failures > 2:
+        with pytest.raises(WorldError, match="its process died"):
+            world.begin([world.draw(0, 0, Pin(corner=(0, 200)))])
+    else:
+        assert [t.start for t in world.open(PLACES)] == [t.start for t in steady.open(PLACES)]
+
+
 def test_a_worker_that_is_lost_changes_no_start(half_black: str) -> None:
     class Losing(LocalPool):
         def run(self, calls: Any, **options: Any) -> list[Outcome]:

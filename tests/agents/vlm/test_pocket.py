@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+import json
+import shutil
+from pathlib import Path
 
-from agents.vlm.model import WEIGHTS, load
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from agents.vlm.model import WEIGHTS, VlmError, load
 from agents.vlm.settings import VlmSpec
 from experiments.training.captions import DEGRADATIONS
 from experiments.training.vlm import perceive
@@ -29,3 +35,17 @@ def test_what_it_says_is_one_of_five_levels() -> None:
     said = perceive(load(VlmSpec()), [np.full((33, 70, 3), 90, np.uint8)])
     assert said.shape == (1, len(DEGRADATIONS))
     assert ((said >= 0) & (said <= 1)).all()
+
+
+def test_a_model_of_another_kind_or_with_a_part_of_its_weights_is_refused(tmp_path: Path) -> None:
+    """transformers fills in noise, and warns."""
+    place = shutil.copytree(WEIGHTS, tmp_path / "model")
+    weights = load_file(place / "model.safetensors")
+    lost = next(name for name in weights if "layers.1.mlp" in name)
+    save_file({name: weight for name, weight in weights.items() if name != lost}, place / "model.safetensors", {"format": "pt"})
+    with pytest.raises(VlmError, match=rf"lacks 1 of its weights, such as {lost}"):
+        load(VlmSpec(str(place)))
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"model_type": "qwen3_vl_moe"}))
+    with pytest.raises(VlmError, match="is a qwen3_vl_moe, not a qwen3_vl"):
+        load(VlmSpec(str(place)))

@@ -34,6 +34,7 @@ class StandIn:
         self.processor = AutoProcessor.from_pretrained(model)
         self.longest, self.options = max_model_len, options
         self.forgotten = 0
+        self.llm_engine = SimpleNamespace(reset_encoder_cache=self.reset_prefix_cache)
 
     def apply_model(self, function: Callable[[Any], Any]) -> list[Any]:
         return [function(self)]
@@ -114,7 +115,22 @@ def test_it_says_what_the_model_itself_would_say_with_its_newest_weights(world: 
     engine.follow(vlm)
     assert said(world, vlm, chat, GREEDY, engine) == now
     assert said(world, vlm, chat, GREEDY) == now, "adapters are taken out again"
-    assert engine.llm.forgotten == 1, "keys and values of the old weights"
+    assert engine.llm.forgotten == 2, "keys and values of the old weights, and what the old vision tower saw"
+
+
+@pytest.mark.usefixtures("vllm")
+def test_one_that_keeps_what_an_older_tower_saw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(StandIn):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.llm_engine = SimpleNamespace()
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", Older)
+    vlm, chat = tiny()
+    with pytest.raises(VlmError, match="keeps what an earlier vision tower saw"):
+        engine_of(vlm, chat, tmp_path, GREEDY)
+    blind = VllmEngine(VlmSpec(str(tmp_path), see=False), chat, GREEDY, 4, 0.3, 0)
+    blind.follow(vlm)
 
 
 @pytest.mark.usefixtures("vllm")
