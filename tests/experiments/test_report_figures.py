@@ -1,0 +1,31 @@
+"""Figures that the report tells and compares: of older runs, of several runs, of single tools; its curves and its drawings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.report import write_report
+from tests.experiments.report_runs import make_run, played
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", played(8))
+
+
+def change_rows(run: Path, **changes: dict[str, Any]) -> None:
+    """Figures of policies in a run's table; one that is None goes."""
+    table = json.loads((run / "table.json").read_text())
+    for name, changed in changes.items():
+        row = table["rows"][name] | changed
+        table["rows"][name] = {key: value for key, value in row.items() if value is not None}
+    (run / "table.json").write_text(json.dumps(table))
+
+
+def test_a_table_from_before_episodes_were_counted_is_told(run: Path) -> None:
+    change_rows(run, **{"ppo clip_mlp": {"episodes": None}})
+    assert "in 8 held-out starts" in write_report((run,)).read_text(encoding="utf-8")
