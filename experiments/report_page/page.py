@@ -34,7 +34,7 @@ def page(runs: Sequence[Run], megabytes: float, remake: bool = False) -> str:
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     facts = {
         "title": " · ".join(run.name for run in runs),
-        "runs": [Told(r, r.flat(), times(r), [*r.notes, *a.notes]) for r, a in zip(runs, albums, strict=True)],
+        "runs": [Told(r, r.flat(), times(r), [*r.notes, *a.notes], best_singles(r)) for r, a in zip(runs, albums, strict=True)],
         "metrics": data["metrics"],
         "digits": data["digits"],
         "side": SIDE,
@@ -89,6 +89,7 @@ class Told:
     settings: Mapping[str, str]
     times: list[tuple[str, float, float]]
     notes: list[str]
+    singles: dict[str, tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -105,21 +106,33 @@ class Rival:
     run: str
     name: str
     kind: str  # trained, rival, single
-    best: bool  # of the single tools
+    best: bool  # of the single tools, by one of the metrics
     row: Mapping[str, Any]
 
 
 def rivals(runs: Sequence[Run]) -> list[Rival]:
     """Every policy in every table."""
     return [
-        Rival(run.name, name, kind_of(name, run), name == run.best_single, row)
+        Rival(run.name, name, kind_of(name, run), name in best, row)
         for run in runs
+        for best in [{run.best_single, *(name for name, _ in best_singles(run).values())}]
         for name, row in run.table.items()
     ]
 
 
 def kind_of(name: str, run: Run) -> str:
     return "trained" if name == run.trained else "single" if "/" in name and not {":", "+"} & set(name) else "rival"
+
+
+def best_singles(run: Run) -> dict[str, tuple[str, float]]:
+    """By metric the single tool with the highest gain, and that gain."""
+    singles = {name: row for name, row in run.table.items() if kind_of(name, run) == "single"}
+    found = {}
+    for metric in run.metrics:
+        gains = {name: gain for name, row in singles.items() if math.isfinite(gain := row.get(f"{metric} gain", math.nan))}
+        if gains:
+            found[metric] = max(gains.items(), key=lambda pair: pair[1])
+    return found
 
 
 def cases(runs: Sequence[Run]) -> list[tuple[Run, str, Mapping[str, Any], Mapping[str, Any]]]:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from experiments.report import write_report
+from experiments.report_page.page import best_singles, page, rivals
+from experiments.report_page.reading import read_run
 from tests.experiments.report_runs import make_run, played
 
 
@@ -29,3 +31,14 @@ def change_rows(run: Path, **changes: dict[str, Any]) -> None:
 def test_a_table_from_before_episodes_were_counted_is_told(run: Path) -> None:
     change_rows(run, **{"ppo clip_mlp": {"episodes": None}})
     assert "in 8 held-out starts" in write_report((run,)).read_text(encoding="utf-8")
+
+
+def test_each_metric_has_its_own_best_single_tool(run: Path) -> None:
+    gains = {"denoise/brighter": {"psnr gain": 1.0, "ssim gain": -0.2}, "denoise/darker": {"psnr gain": 0.5, "ssim gain": 0.3}}
+    change_rows(run, **gains)
+    read = read_run(run, "run")
+    assert best_singles(read) == {"psnr": ("denoise/brighter", 1.0), "ssim": ("denoise/darker", 0.3)}
+    assert {r.name for r in rivals([read]) if r.best} == set(gains)
+    text = page([read], 24)
+    assert "best single tool +0.300, denoise/<wbr>darker" in text
+    assert "best by the first metric, chosen on these starts: denoise/brighter by psnr." in text
