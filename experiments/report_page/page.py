@@ -41,6 +41,7 @@ def page(runs: Sequence[Run], megabytes: float, remake: bool = False) -> str:
         "differing": differing(runs),
         "charts": charts(runs),
         "rivals": rivals(runs),
+        "same": same_starts(runs),
         "cases": cases(runs),
         "usage": [usage_of(run, place) for place, run in enumerate(runs) if run.trajectories],
         "count": len(data["trajectories"]),
@@ -118,6 +119,12 @@ def rivals(runs: Sequence[Run]) -> list[Rival]:
         for best in [{run.best_single, *(name for name, _ in best_singles(run).values())}]
         for name, row in run.table.items()
     ]
+
+
+def same_starts(runs: Sequence[Run]) -> bool:
+    """Whether all runs were tested on the same images."""
+    first, *others = [[t.input_digest for t in run.trajectories] for run in runs]
+    return not others or (bool(first) and all(inputs == first for inputs in others))
 
 
 def kind_of(name: str, run: Run) -> str:

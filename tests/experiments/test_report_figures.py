@@ -42,3 +42,11 @@ def test_each_metric_has_its_own_best_single_tool(run: Path) -> None:
     text = page([read], 24)
     assert "best single tool +0.300, denoise/<wbr>darker" in text
     assert "best by the first metric, chosen on these starts: denoise/brighter by psnr." in text
+
+
+def test_the_same_starts_are_told_of_runs_that_had_them(run: Path, tmp_path: Path) -> None:
+    again, other = make_run(tmp_path / "again", played(8)), make_run(tmp_path / "other", played(8, seed=1))
+    same, own = "Means over the same held-out starts", "Means over each run&#39;s own held-out starts"
+    for runs, told in (((run,), same), ((run, again), same), ((run, other), own)):
+        text = write_report(runs, tmp_path / "out.html").read_text(encoding="utf-8")
+        assert [sentence in text for sentence in (same, own)] == [told == same, told == own]
