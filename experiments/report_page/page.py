@@ -104,7 +104,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Rival:
-    run: str
+    place: int  # of its run
     name: str
     kind: str  # trained, rival, single
     best: bool  # of the single tools, by one of the metrics
@@ -114,8 +114,8 @@ class Rival:
 def rivals(runs: Sequence[Run]) -> list[Rival]:
     """Every policy in every table."""
     return [
-        Rival(run.name, name, kind_of(name, run), name in best, row)
-        for run in runs
+        Rival(place, name, kind_of(name, run), name in best, row)
+        for place, run in enumerate(runs)
         for best in [{run.best_single, *(name for name, _ in best_singles(run).values())}]
         for name, row in run.table.items()
     ]
@@ -142,12 +142,12 @@ def best_singles(run: Run) -> dict[str, tuple[str, float]]:
     return found
 
 
-def cases(runs: Sequence[Run]) -> list[tuple[Run, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """The trained policy and the best single tool on every case."""
-    found: list[tuple[Run, str, Mapping[str, Any], Mapping[str, Any]]] = []
-    for run in runs:
+def cases(runs: Sequence[Run]) -> list[tuple[int, str, Mapping[str, Any], Mapping[str, Any]]]:
+    """The trained policy and the best single tool on every case of every run."""
+    found: list[tuple[int, str, Mapping[str, Any], Mapping[str, Any]]] = []
+    for place, run in enumerate(runs):
         single = run.cases.get(run.best_single, {})
-        found += [(run, case, row, single.get(case, {})) for case, row in run.cases.get(run.trained, {}).items()]
+        found += [(place, case, row, single.get(case, {})) for case, row in run.cases.get(run.trained, {}).items()]
     return found
 
 

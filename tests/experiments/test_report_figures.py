@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,12 @@ def test_the_same_starts_are_told_of_runs_that_had_them(run: Path, tmp_path: Pat
     for runs, told in (((run,), same), ((run, again), same), ((run, other), own)):
         text = write_report(runs, tmp_path / "out.html").read_text(encoding="utf-8")
         assert [sentence in text for sentence in (same, own)] == [told == same, told == own]
+
+
+def test_the_first_cell_of_a_row_says_whose_it_is(run: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", played(4))
+    text = write_report((run, other), tmp_path / "out.html").read_text(encoding="utf-8")
+    body = text[text.index('<table class="sortable"') : text.index('<section id="tools"')]
+    rows = re.findall(r"<tr[^>]*>\s*(<t[hd] scope=.row.>.*?)</th>", body, re.DOTALL)
+    assert len(rows) > 10
+    assert all(re.search(r'<small class="swatch c[01]">(run|other)</small>$', row) for row in rows)

@@ -209,6 +209,12 @@ def test_several_runs_stand_side_by_side(running: Browser, tmp_path: Path, page:
     assert running.text("#count") == f"12 of {COUNT + 12}"
     assert "99" in running.text(".plain")
     assert len(running.all("svg.chart:first-of-type path.line")) >= 2
+    running.screen(NARROW)
+    running.js("document.querySelector('.sortable').parentElement.scrollLeft = 200")
+    left = "e => Math.round(e.getBoundingClientRect().left - e.closest('.scroll').getBoundingClientRect().left)"
+    assert running.js(
+        f"return [...document.querySelectorAll('#rival-table tr > :first-child')].map({left}).every(x => x <= 1 && x >= 0)"
+    )
     shutil.rmtree(other)
 
 
