@@ -106,13 +106,15 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
 
 def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int], list[str]]:
     """All that can be read, or of as many as the limit allows, spread evenly; their numbers; lines about what is not among them."""
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")) if folder.is_dir() else []
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")] if folder.is_dir() else []
+    names.sort(key=lambda name: (len(name), name))  # 9999 before 10000
     chosen = [k * len(names) // limit for k in range(limit)] if len(names) > limit else range(len(names))
     found, numbers, broken = [], [], []
-    for number in chosen:
+    for place in chosen:
+        name = names[place]
         try:
-            found.append(Trajectory.load(folder / names[number]))
-            numbers.append(number)
+            found.append(Trajectory.load(folder / name))
+            numbers.append(int(name) if name.isdecimal() else place)
         except Problem as error:  # of the record, or of a picture
             broken.append(str(error))
     told_of = []

@@ -60,3 +60,9 @@ def test_the_first_cell_of_a_row_says_whose_it_is(run: Path, tmp_path: Path) -> 
     rows = re.findall(r"<tr[^>]*>\s*(<t[hd] scope=.row.>.*?)</th>", body, re.DOTALL)
     assert len(rows) > 10
     assert all(re.search(r'<small class="swatch c[01]">(run|other)</small>$', row) for row in rows)
+
+
+def test_trajectories_are_numbered_and_ordered_by_their_names(run: Path) -> None:
+    for before, after in (("0001", "10000"), ("0002", "9999"), ("0003", "by hand")):
+        (run / "trajectories" / before).rename(run / "trajectories" / after)
+    assert read_run(run, "run").numbers == [0, 4, 5, 6, 7, 9999, 10000, 7]
