@@ -122,13 +122,20 @@ def test_filters_show_what_fits(browser: Browser, trajectories: list[Trajectory]
 
 
 def test_the_worst_gain_comes_first(browser: Browser, trajectories: list[Trajectory]) -> None:
+    key(browser, "#list", "END")
     browser.choose("metric", "ssim")
+    assert browser.text("#row-59 .what b") == trajectories[59].start.image, "in the order of play a metric moves nobody"
     browser.choose("order", "worst")
     gains = sorted(t.gains()["ssim"] for t in trajectories if "ssim" in t.gains())
-    browser.js("document.querySelector('#list').scrollTop = 0")
-    browser.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert browser.js("return document.querySelector('#row-0').ariaSelected") == "true"
     shown = browser.text("#row-0 .gain").split()[0].replace("−", "-")
     assert float(shown) == pytest.approx(gains[0], abs=6e-4)
+    key(browser, "#list", "ARROW_DOWN")
+    before = browser.text(".viewer header")
+    browser.choose("show", "worse")
+    assert browser.text(".viewer header") == before, "a filter lets the choice stand"
+    browser.choose("metric", "psnr")
+    assert browser.js("return document.querySelector('#row-0').ariaSelected") == "true"
 
 
 def test_the_keyboard_goes_through_trajectories_and_steps(browser: Browser, trajectories: list[Trajectory]) -> None:
