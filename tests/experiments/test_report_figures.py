@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.report import write_report
+from experiments.report_page.charts import charts
 from experiments.report_page.page import best_singles, page, rivals
 from experiments.report_page.reading import read_run
 from tests.experiments.report_runs import make_run, played
@@ -66,3 +67,17 @@ def test_trajectories_are_numbered_and_ordered_by_their_names(run: Path) -> None
     for before, after in (("0001", "10000"), ("0002", "9999"), ("0003", "by hand")):
         (run / "trajectories" / before).rename(run / "trajectories" / after)
     assert read_run(run, "run").numbers == [0, 4, 5, 6, 7, 9999, 10000, 7]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_curve_of_a_chart_has_its_own_stroke(run: Path, count: int) -> None:
+    reads = [read_run(run, f"run {k}") for k in range(count)]
+    for read in reads:
+        read.rows = [
+            {"iteration": k} | {f"reward_design/m{m}/weight": k + m for m in range(13 - 7 * (count > 1))} for k in (1, 2)
+        ]
+    [chart] = charts(reads)
+    strokes = {(s.colour, s.dash) for s in chart.series}
+    assert len(strokes) == len(chart.series) == (13 if count == 1 else 12)
+    assert [name for name, _ in chart.legend] == [s.key for s in chart.series if s.run in ("", "run 0")]
+    assert len({style for _, style in chart.legend}) == len(chart.legend)
