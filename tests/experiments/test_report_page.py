@@ -204,10 +204,18 @@ def test_curves_say_their_values(browser: Browser) -> None:
     key(browser, "svg.chart", "END", "ARROW_LEFT")
     assert browser.text("figure .read") == "29: 0.9667"
     assert browser.js("return document.querySelector('svg.chart .cursor').getAttribute('x1')") > "0"
+    chart = "document.querySelectorAll('svg.chart')[1]"
+    for event in ("pointerdown", "pointerup", "pointerleave"):
+        browser.js(f"{chart}.dispatchEvent(new PointerEvent('{event}', {{pointerType: 'touch', clientX: 0}}))")
+    assert browser.js(f"return {chart}.parentElement.querySelector('output').textContent").startswith("1: "), (
+        "it stays after a tap"
+    )
 
 
 def test_several_runs_stand_side_by_side(running: Browser, tmp_path: Path, page: Path) -> None:
     other = make_run(tmp_path / "other", played(12, "dark+noise", seed=1), iterations=99)
+    log = other / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:20]))
     running.complaints()
     running.open(write_report((page.parent, other), tmp_path / "both.html"))
     assert running.complaints() == []
@@ -217,6 +225,12 @@ def test_several_runs_stand_side_by_side(running: Browser, tmp_path: Path, page:
     assert "99" in running.text(".plain")
     assert len(running.all("svg.chart:first-of-type path.line")) >= 2
     running.screen(NARROW)
+    weights = "svg.chart[aria-label^=weights]"
+    key(running, weights, "END")
+    assert running.text(f"{weights} ~ .read").endswith("other: psnr – · other: ssim –"), "the run that ended earlier"
+    assert running.js(
+        f"const e = document.querySelector('{weights} ~ .read'); return e.scrollWidth <= e.clientWidth && e.clientHeight > 30"
+    )
     running.js("document.querySelector('.sortable').parentElement.scrollLeft = 200")
     left = "e => Math.round(e.getBoundingClientRect().left - e.closest('.scroll').getBoundingClientRect().left)"
     assert running.js(
