@@ -59,7 +59,7 @@ class Run:
         return {key: told(value) for key, value in flat(read).items()}
 
     def seconds(self) -> dict[str, float]:
-        """Where the time went: training by kind of work where the log says so, the comparison at the end, and the rest."""
+        """Where the time went: demonstrations, training by kind of work where the log says so, the comparison at the end, the rest."""
         spent: dict[str, float] = {}
         for row in self.rows:
             parts = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
@@ -76,9 +76,10 @@ class Run:
         ]
         if timed:
             spent["held-out comparison"] = sum(timed)
+        spent["demonstrations"] = self.about.get("demonstrations", 0.0)
         rest = float(self.about.get("seconds", 0.0)) - sum(spent.values())
         if rest > 0 and not self.about.get("resumed"):
-            spent["starting, drawing, saving"] = rest
+            spent["everything else"] = rest
         return {kind: value for kind, value in spent.items() if value > 0}
 
 
@@ -161,6 +162,7 @@ class Table(_File):
 class About(_File):
     begun: datetime
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    demonstrations: float = Field(0.0, ge=0, allow_inf_nan=False)
     machine: dict[str, str] = {}
     versions: dict[str, str] = {}
 
