@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from experiments.report import write_report
 from experiments.report_page.charts import charts
 from experiments.report_page.page import best_singles, page, rivals
 from experiments.report_page.reading import read_run
+from experiments.report_page.usage import streams
 from tests.experiments.report_runs import make_run, played
+from tir_env.tools import TASKS
 
 
 @pytest.fixture
@@ -81,3 +85,14 @@ def test_every_curve_of_a_chart_has_its_own_stroke(run: Path, count: int) -> Non
     assert len(strokes) == len(chart.series) == (13 if count == 1 else 12)
     assert [name for name, _ in chart.legend] == [s.key for s in chart.series if s.run in ("", "run 0")]
     assert len({style for _, style in chart.legend}) == len(chart.legend)
+
+
+def test_names_behind_the_last_step_do_not_overlap() -> None:
+    tools = [*["denoise/a"] * 500, *(f"{task}/a" for task in TASKS), "stop"]
+    some: Any = [SimpleNamespace(steps=[SimpleNamespace(tool=tool)]) for tool in tools]
+    drawing = streams(some)
+    places = sorted(float(y) for y in re.findall(r'<text x="185" y="([\d.]+)"', drawing))
+    assert len(places) == len({*tools})
+    assert min(after - before for before, after in pairwise(places)) >= 12.9
+    height = float(re.search(r'viewBox="-2 -6 \d+ (\d+)"', drawing)[1])  # type: ignore[index]
+    assert places[-1] < height - 6
