@@ -78,6 +78,18 @@ def test_it_opens_without_complaint_overflow_or_shift(browser: Browser, page: Pa
     assert browser.complaints() == []
 
 
+def test_headings_break_between_words_alone(browser: Browser) -> None:
+    browser.screen(NARROW)
+    browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
+    texts = "[...document.querySelectorAll('.heat thead span')].flatMap(s => [...s.childNodes].filter(n => n.nodeType === 3))"
+    lines = (
+        "(n, m) => { const r = document.createRange(); r.setStart(n, m.index); r.setEnd(n, m.index + m[0].length);"
+        " return r.getClientRects().length }"
+    )
+    words = f"{texts}.flatMap(n => [...n.data.matchAll(/\\S+/g)].map(m => ({lines})(n, m)))"
+    assert set(browser.js(f"return {words}")) == {1}
+
+
 def test_nothing_that_a_run_says_is_taken_for_html(browser: Browser) -> None:
     assert browser.js("return window.harm") is None
     assert len(browser.all("script")) == 3
