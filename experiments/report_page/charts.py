@@ -45,7 +45,7 @@ class Chart:
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for each quantity that any run logged and that ever moves, all runs in it."""
+    """A chart for each quantity that moves in any run, all runs in it."""
     wanted: dict[str, list[str]] = {}
     for run in runs:
         for title, keys in [*panels(run.rows, run.metrics), *MORE]:
@@ -54,7 +54,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     alone = len(runs) == 1
     for title, keys in wanted.items():
         series = [s for place, run in enumerate(runs) for s in _series(run, keys, None if alone else place)]
-        if any(len(s.y) > 1 for s in series) and (title != "failures" or any(any(s.y) for s in series)):
+        if any(len(set(s.y)) > 1 for s in series):
             legend = {s.key: f"c{s.colour} d{s.dash}" if alone else f"d{s.dash}" for s in reversed(series)}  # the first run's
             made.append(Chart(title, series, draw(title, series), list(legend.items())[::-1] if len(legend) > 1 else []))
     return made

@@ -240,6 +240,8 @@ def test_pictures_that_were_not_kept_are_made_again(real: tuple[Path, list[Traje
     assert album.notes == []
     kept = {path.stem: path.read_bytes() for path in (folder / "thumbnails").iterdir()}
     assert kept == album.pictures
+    next((folder / "thumbnails").iterdir()).write_bytes(b"")  # a disk that was full
+    assert gather(read_run(folder, "real"), 1e9, remake=True).pictures == kept
     for path in (folder / "thumbnails").iterdir():
         path.unlink()
     keep(folder, trajectories)

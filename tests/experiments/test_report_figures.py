@@ -96,3 +96,9 @@ def test_names_behind_the_last_step_do_not_overlap() -> None:
     assert min(after - before for before, after in pairwise(places)) >= 12.9
     height = float(re.search(r'viewBox="-2 -6 \d+ (\d+)"', drawing)[1])  # type: ignore[index]
     assert places[-1] < height - 6
+
+
+def test_what_never_moves_has_no_chart(run: Path) -> None:
+    read = read_run(run, "run")
+    read.rows = [{"iteration": k, "reward": k, "entropy": 1.0, "failures": 0.0} for k in (1, 2, 3)]
+    assert [chart.title for chart in charts([read])] == ["reward"]
