@@ -185,12 +185,8 @@ class RunFolder:
         versions = {name: _version(name) for name in PACKAGES}
         if made_of := commit():
             versions["tir-env"] += f" ({made_of})"
-        about = {
-            "begun": begun.isoformat(timespec="seconds"),
-            "seconds": seconds,
-            "resumed": resumed,
-            "demonstrations": demonstrations,
-        }
+        spent = {"seconds": seconds, "demonstrations": demonstrations}
+        about = {"begun": begun.isoformat(timespec="seconds"), **spent, "resumed": resumed}
         text = json.dumps({**about, "machine": machine, "versions": versions}, indent=1) + "\n"
         write_aside(self.path / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -68,9 +68,7 @@ def _series(run: Run, keys: Sequence[str], place: int | None) -> list[Series]:
     for number, key in enumerate(keys):
         known = [(x, row[key]) for x, row in enumerate(rows, start=1) if row.get(key) is not None and np.isfinite(row[key])]
         if known:
-            colour, dash = (
-                (number, number // 6) if place is None else (place, number + place // 6)
-            )  # of many some share a colour
+            colour, dash = (number, number // 6) if place is None else (place, number + place // 6)
             name = "" if place is None else run.name
             found.append(Series(name, short(key), colour % 6, dash % 6, [x for x, _ in known], [float(y) for _, y in known]))
     return found
