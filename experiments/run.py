@@ -271,7 +271,7 @@ def run(settings: Run, share: str | None = None) -> None:
         print(f"\nstopped; iteration {done} is saved. Go on: {again}", file=sys.stderr)
         sys.exit(130)
     seconds = time.perf_counter() - began
-    folder.write_about(begun, seconds, resumed=settings.resume is not None)
+    folder.write_about(begun, seconds, settings.resume is not None, workplace.demonstrating)
     console.print(f"{seconds:.0f} s in all. Look at {write_report((folder.path,))} in a browser; then try:", soft_wrap=True)
     console.print(f"  {command_for('evaluate.py')} --agent {folder.path} --suite restore-r1-iv", soft_wrap=True)
     console.print(f"  {command_for('restore.py')} PHOTO --agent {folder.path}", soft_wrap=True)

@@ -175,8 +175,8 @@ class RunFolder:
         except ValidationError as error:
             raise Problem(path, "is damaged", "It was changed by hand: put back a copy of the file, or delete it.") from error
 
-    def write_about(self, begun: datetime, seconds: float, resumed: bool) -> None:
-        """When it ran, for how long (the last time, if it was resumed), on what, with which versions."""
+    def write_about(self, begun: datetime, seconds: float, resumed: bool, demonstrations: float = 0.0) -> None:
+        """When it ran, for how long (the last time, if it was resumed), seconds of demonstrations, on what, with which versions."""
         machine = {
             "cores": f"{os.cpu_count()} cores",
             "system": f"{platform.system()} {platform.machine()}",
@@ -185,7 +185,8 @@ class RunFolder:
         versions = {name: _version(name) for name in PACKAGES}
         if made_of := commit():
             versions["tir-env"] += f" ({made_of})"
-        about = {"begun": begun.isoformat(timespec="seconds"), "seconds": seconds, "resumed": resumed}
+        spent = {"seconds": seconds, "demonstrations": demonstrations}
+        about = {"begun": begun.isoformat(timespec="seconds"), **spent, "resumed": resumed}
         text = json.dumps({**about, "machine": machine, "versions": versions}, indent=1) + "\n"
         write_aside(self.path / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
 

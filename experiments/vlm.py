@@ -140,7 +140,8 @@ class VlmWorkplace(Workplace):
             asked = options.demonstrations
             demonstrations.save(made, place, world, alpha_t=alpha_t, alpha_m=alpha_m, teacher=options.teacher, asked=asked)
             count = demonstrations.read_index(place).count
-            console.print(f"{count} demonstrations from {options.demonstrations} starts in {time.perf_counter() - began:.0f} s")
+            self.demonstrating = time.perf_counter() - began
+            console.print(f"{count} demonstrations from {options.demonstrations} starts in {self.demonstrating:.0f} s")
             if left_out:
                 console.print(f"{left_out} starts are left out: a tool failed there, or ran twice")
         shutil.rmtree(folder.path / PLAYED, ignore_errors=True)

@@ -55,6 +55,7 @@ class Workplace(ABC):
         self.name = f"run-{uuid.uuid4().hex[:8]}"  # by which all that work here find the same pool
         self.pool_options: dict[str, Any] = {"kind": "local"}
         self.pool: Pool | None = None
+        self.demonstrating = 0.0  # seconds that demonstrations took
         self._ours = False
 
     @property

@@ -45,7 +45,7 @@ class Chart:
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for each quantity that any run logged and that ever moves, all runs in it."""
+    """A chart for each quantity that moves in any run, all runs in it."""
     wanted: dict[str, list[str]] = {}
     for run in runs:
         for title, keys in [*panels(run.rows, run.metrics), *MORE]:
@@ -54,23 +54,23 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     alone = len(runs) == 1
     for title, keys in wanted.items():
         series = [s for place, run in enumerate(runs) for s in _series(run, keys, None if alone else place)]
-        if any(len(s.y) > 1 for s in series) and (title != "failures" or any(any(s.y) for s in series)):
-            legend = {s.key: f"c{s.colour}" if alone else f"d{s.dash}" for s in series}
-            made.append(Chart(title, series, draw(title, series), list(legend.items()) if len(legend) > 1 else []))
+        if any(len(set(s.y)) > 1 for s in series):
+            legend = {s.key: f"c{s.colour} d{s.dash}" if alone else f"d{s.dash}" for s in reversed(series)}  # the first run's
+            made.append(Chart(title, series, draw(title, series), list(legend.items())[::-1] if len(legend) > 1 else []))
     return made
 
 
 def _series(run: Run, keys: Sequence[str], place: int | None) -> list[Series]:
     """Counted from the first row that knows one of them, so that stages that follow others begin at 1. One run: a colour for each
-    key; several: a colour for each run, a dash for each key, and another one from the seventh run on."""
+    key; several: a colour for each run, a dash for each key. From the seventh of a colour on, another dash."""
     rows = [row for row in run.rows if any(key in row for key in keys)]
     found = []
     for number, key in enumerate(keys):
         known = [(x, row[key]) for x, row in enumerate(rows, start=1) if row.get(key) is not None and np.isfinite(row[key])]
         if known:
-            colour, dash = (number, 0) if place is None else (place, number + place // 6)  # of many runs some share a colour
+            colour, dash = (number, number // 6) if place is None else (place, number + place // 6)
             name = "" if place is None else run.name
-            found.append(Series(name, short(key), colour % 6, dash % 4, [x for x, _ in known], [float(y) for _, y in known]))
+            found.append(Series(name, short(key), colour % 6, dash % 6, [x for x, _ in known], [float(y) for _, y in known]))
     return found
 
 

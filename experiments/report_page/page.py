@@ -34,13 +34,14 @@ def page(runs: Sequence[Run], megabytes: float, remake: bool = False) -> str:
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     facts = {
         "title": " · ".join(run.name for run in runs),
-        "runs": [Told(r, r.flat(), times(r), [*r.notes, *a.notes]) for r, a in zip(runs, albums, strict=True)],
+        "runs": [Told(r, r.flat(), times(r), [*r.notes, *a.notes], best_singles(r)) for r, a in zip(runs, albums, strict=True)],
         "metrics": data["metrics"],
         "digits": data["digits"],
         "side": SIDE,
         "differing": differing(runs),
         "charts": charts(runs),
         "rivals": rivals(runs),
+        "same": same_starts(runs),
         "cases": cases(runs),
         "usage": [usage_of(run, place) for place, run in enumerate(runs) if run.trajectories],
         "count": len(data["trajectories"]),
@@ -89,6 +90,7 @@ class Told:
     settings: Mapping[str, str]
     times: list[tuple[str, float, float]]
     notes: list[str]
+    singles: dict[str, tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -102,32 +104,50 @@ class Usage:
 
 @dataclass(frozen=True)
 class Rival:
-    run: str
+    place: int  # of its run
     name: str
     kind: str  # trained, rival, single
-    best: bool  # of the single tools
+    best: bool  # of the single tools, by one of the metrics
     row: Mapping[str, Any]
 
 
 def rivals(runs: Sequence[Run]) -> list[Rival]:
     """Every policy in every table."""
     return [
-        Rival(run.name, name, kind_of(name, run), name == run.best_single, row)
-        for run in runs
+        Rival(place, name, kind_of(name, run), name in best, row)
+        for place, run in enumerate(runs)
+        for best in [{run.best_single, *(name for name, _ in best_singles(run).values())}]
         for name, row in run.table.items()
     ]
+
+
+def same_starts(runs: Sequence[Run]) -> bool:
+    """Whether all runs were tested on the same images."""
+    first, *others = [[t.input_digest for t in run.trajectories] for run in runs]
+    return not others or (bool(first) and all(inputs == first for inputs in others))
 
 
 def kind_of(name: str, run: Run) -> str:
     return "trained" if name == run.trained else "single" if "/" in name and not {":", "+"} & set(name) else "rival"
 
 
-def cases(runs: Sequence[Run]) -> list[tuple[Run, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """The trained policy and the best single tool on every case."""
-    found: list[tuple[Run, str, Mapping[str, Any], Mapping[str, Any]]] = []
-    for run in runs:
+def best_singles(run: Run) -> dict[str, tuple[str, float]]:
+    """By metric the single tool with the highest gain, and that gain."""
+    singles = {name: row for name, row in run.table.items() if kind_of(name, run) == "single"}
+    found = {}
+    for metric in run.metrics:
+        gains = {name: gain for name, row in singles.items() if math.isfinite(gain := row.get(f"{metric} gain", math.nan))}
+        if gains:
+            found[metric] = max(gains.items(), key=lambda pair: pair[1])
+    return found
+
+
+def cases(runs: Sequence[Run]) -> list[tuple[int, str, Mapping[str, Any], Mapping[str, Any]]]:
+    """The trained policy and the best single tool on every case of every run."""
+    found: list[tuple[int, str, Mapping[str, Any], Mapping[str, Any]]] = []
+    for place, run in enumerate(runs):
         single = run.cases.get(run.best_single, {})
-        found += [(run, case, row, single.get(case, {})) for case, row in run.cases.get(run.trained, {}).items()]
+        found += [(place, case, row, single.get(case, {})) for case, row in run.cases.get(run.trained, {}).items()]
     return found
 
 

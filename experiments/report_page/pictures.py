@@ -90,7 +90,8 @@ def gather(run: Run, limit: float, remake: bool = False) -> Album:
 
 def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[str, bytes]:
     """A trajectory's thumbnails: as they were kept, or made again, and then kept if the folder may be written to."""
-    kept = {d: place(folder, d).read_bytes() for d in digests_of(trajectory) if place(folder, d).is_file()}
+    found = {d: place(folder, d).read_bytes() for d in digests_of(trajectory) if place(folder, d).is_file()}
+    kept = {digest: data for digest, data in found.items() if data[:4] == b"RIFF" and data[8:12] == b"WEBP"}
     if len(kept) == len(digests_of(trajectory)):
         return kept
     made = {digest: thumbnail(image) for digest, image in images_of(studio.with_images(trajectory))}

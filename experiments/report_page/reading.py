@@ -59,7 +59,7 @@ class Run:
         return {key: told(value) for key, value in flat(read).items()}
 
     def seconds(self) -> dict[str, float]:
-        """Where the time went: training by kind of work where the log says so, the comparison at the end, and the rest."""
+        """Where the time went: demonstrations, training by kind of work where the log says so, the comparison at the end, the rest."""
         spent: dict[str, float] = {}
         for row in self.rows:
             parts = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
@@ -76,9 +76,10 @@ class Run:
         ]
         if timed:
             spent["held-out comparison"] = sum(timed)
+        spent["demonstrations"] = self.about.get("demonstrations", 0.0)
         rest = float(self.about.get("seconds", 0.0)) - sum(spent.values())
         if rest > 0 and not self.about.get("resumed"):
-            spent["starting, drawing, saving"] = rest
+            spent["everything else"] = rest
         return {kind: value for kind, value in spent.items() if value > 0}
 
 
@@ -106,13 +107,15 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
 
 def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int], list[str]]:
     """All that can be read, or of as many as the limit allows, spread evenly; their numbers; lines about what is not among them."""
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")) if folder.is_dir() else []
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")] if folder.is_dir() else []
+    names.sort(key=lambda name: (len(name), name))  # 9999 before 10000
     chosen = [k * len(names) // limit for k in range(limit)] if len(names) > limit else range(len(names))
     found, numbers, broken = [], [], []
-    for number in chosen:
+    for place in chosen:
+        name = names[place]
         try:
-            found.append(Trajectory.load(folder / names[number]))
-            numbers.append(number)
+            found.append(Trajectory.load(folder / name))
+            numbers.append(int(name) if name.isdecimal() else place)
         except Problem as error:  # of the record, or of a picture
             broken.append(str(error))
     told_of = []
@@ -159,6 +162,7 @@ class Table(_File):
 class About(_File):
     begun: datetime
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    demonstrations: float = Field(0.0, ge=0, allow_inf_nan=False)
     machine: dict[str, str] = {}
     versions: dict[str, str] = {}
 

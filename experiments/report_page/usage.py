@@ -15,6 +15,7 @@ from tir_env.trajectory import STOP, Trajectory
 
 COLUMN, BAR, TALL, GAP = 168, 12, 300, 7  # of the drawing: a step's width, a block's, the height, between blocks
 LABEL = 118  # room for the names behind the last step
+LINE = 13  # of a name
 INPUT = "input"
 
 
@@ -86,11 +87,14 @@ def streams(trajectories: Sequence[Trajectory]) -> Markup:
     columns = [Counter(chain[k] for chain in chains if len(chain) > k) for k in range(length)]
     scale = (TALL - GAP * max(map(len, columns))) / len(chains)
     tops: list[dict[str, float]] = []
-    for column in columns:
+    bottom = float(TALL)
+    for k, column in enumerate(columns):
+        least = LINE - GAP if k == length - 1 else 0  # all of the last step's names stand there
         y, places = 0.0, {}
         for name in sorted(column, key=_rank):
             places[name] = y
-            y += column[name] * scale + GAP
+            y += max(column[name] * scale, least) + GAP
+        bottom = max(bottom, y)
         tops.append(places)
     ribbons, blocks = [], []
     for k in range(length - 1):
@@ -112,7 +116,7 @@ def streams(trajectories: Sequence[Trajectory]) -> Markup:
             if high > 9 or k == length - 1:
                 blocks.append(
                     Markup('<text x="{}" y="{:.1f}">{} <tspan class="n">{}</tspan></text>').format(
-                        k * COLUMN + BAR + 5, y + max(high, 1) / 2 + 4, name, count
+                        k * COLUMN + BAR + 5, y + max(high, LINE - GAP) / 2 + 4, name, count
                     )
                 )
     said = ", ".join(f"{name} {count}" for name, count in columns[1].most_common())
@@ -121,7 +125,7 @@ def streams(trajectories: Sequence[Trajectory]) -> Markup:
     return Markup(
         '<svg class="streams" viewBox="-2 -6 {} {}" width="{}" height="{}" style="min-width:{}px" role="img" aria-label="{}">{}{}</svg>'
     ).format(
-        width, TALL + 12, width, TALL + 12, round(0.72 * width), told,
+        width, round(bottom) + 12, width, round(bottom) + 12, round(0.72 * width), told,
         Markup("").join(ribbons), Markup("").join(blocks),
     )  # fmt: skip
 

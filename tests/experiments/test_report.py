@@ -201,10 +201,10 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_versions_and_date_are_there_once_they_are_noted(run: Path) -> None:
-    RunFolder(run).write_about(datetime(2026, 5, 4, 3, 2, tzinfo=UTC), 100.0, resumed=False)
+    RunFolder(run).write_about(datetime(2026, 5, 4, 3, 2, tzinfo=UTC), 100.0, resumed=False, demonstrations=30.0)
     read = read_run(run, "run")
     assert read.notes == []
-    assert read.seconds() == {"training": 60.0, "held-out comparison": 2.0, "starting, drawing, saving": 38.0}
+    assert read.seconds() == {"training": 60.0, "held-out comparison": 2.0, "demonstrations": 30.0, "everything else": 8.0}
     text = page([read], 24)
     assert "Begun 4 May 2026, 03:02." in text
     assert "tir-env 0.1.0" in text
@@ -240,6 +240,8 @@ def test_pictures_that_were_not_kept_are_made_again(real: tuple[Path, list[Traje
     assert album.notes == []
     kept = {path.stem: path.read_bytes() for path in (folder / "thumbnails").iterdir()}
     assert kept == album.pictures
+    next((folder / "thumbnails").iterdir()).write_bytes(b"")  # a disk that was full
+    assert gather(read_run(folder, "real"), 1e9, remake=True).pictures == kept
     for path in (folder / "thumbnails").iterdir():
         path.unlink()
     keep(folder, trajectories)

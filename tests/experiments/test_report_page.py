@@ -78,6 +78,18 @@ def test_it_opens_without_complaint_overflow_or_shift(browser: Browser, page: Pa
     assert browser.complaints() == []
 
 
+def test_headings_break_between_words_alone(browser: Browser) -> None:
+    browser.screen(NARROW)
+    browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
+    texts = "[...document.querySelectorAll('.heat thead span')].flatMap(s => [...s.childNodes].filter(n => n.nodeType === 3))"
+    lines = (
+        "(n, m) => { const r = document.createRange(); r.setStart(n, m.index); r.setEnd(n, m.index + m[0].length);"
+        " return r.getClientRects().length }"
+    )
+    words = f"{texts}.flatMap(n => [...n.data.matchAll(/\\S+/g)].map(m => ({lines})(n, m)))"
+    assert set(browser.js(f"return {words}")) == {1}
+
+
 def test_nothing_that_a_run_says_is_taken_for_html(browser: Browser) -> None:
     assert browser.js("return window.harm") is None
     assert len(browser.all("script")) == 3
@@ -96,7 +108,7 @@ def test_every_picture_says_what_it_shows(browser: Browser) -> None:
     assert len(browser.all("img")) > 10
     assert browser.js("return [...document.images].every(i => i.alt && i.hasAttribute('width') && i.hasAttribute('height'))")
     assert browser.js(
-        "return [...document.querySelectorAll('svg')].every(s => s.getAttribute('role') === 'img' && s.ariaLabel)"
+        "return [...document.querySelectorAll('svg:not([aria-hidden])')].every(s => s.getAttribute('role') === 'img' && s.ariaLabel)"
     )
     assert browser.js("return [...document.querySelectorAll('input, select')].every(e => e.labels.length || e.ariaLabel)")
     decode = "Promise.all([...document.images].map(i => i.decode())).then(() => arguments[0]([]), e => arguments[0](String(e)))"
@@ -122,13 +134,20 @@ def test_filters_show_what_fits(browser: Browser, trajectories: list[Trajectory]
 
 
 def test_the_worst_gain_comes_first(browser: Browser, trajectories: list[Trajectory]) -> None:
+    key(browser, "#list", "END")
     browser.choose("metric", "ssim")
+    assert browser.text("#row-59 .what b") == trajectories[59].start.image, "in the order of play a metric moves nobody"
     browser.choose("order", "worst")
     gains = sorted(t.gains()["ssim"] for t in trajectories if "ssim" in t.gains())
-    browser.js("document.querySelector('#list').scrollTop = 0")
-    browser.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert browser.js("return document.querySelector('#row-0').ariaSelected") == "true"
     shown = browser.text("#row-0 .gain").split()[0].replace("−", "-")
     assert float(shown) == pytest.approx(gains[0], abs=6e-4)
+    key(browser, "#list", "ARROW_DOWN")
+    before = browser.text(".viewer header")
+    browser.choose("show", "worse")
+    assert browser.text(".viewer header") == before, "a filter lets the choice stand"
+    browser.choose("metric", "psnr")
+    assert browser.js("return document.querySelector('#row-0').ariaSelected") == "true"
 
 
 def test_the_keyboard_goes_through_trajectories_and_steps(browser: Browser, trajectories: list[Trajectory]) -> None:
@@ -197,10 +216,18 @@ def test_curves_say_their_values(browser: Browser) -> None:
     key(browser, "svg.chart", "END", "ARROW_LEFT")
     assert browser.text("figure .read") == "29: 0.9667"
     assert browser.js("return document.querySelector('svg.chart .cursor').getAttribute('x1')") > "0"
+    chart = "document.querySelectorAll('svg.chart')[1]"
+    for event in ("pointerdown", "pointerup", "pointerleave"):
+        browser.js(f"{chart}.dispatchEvent(new PointerEvent('{event}', {{pointerType: 'touch', clientX: 0}}))")
+    assert browser.js(f"return {chart}.parentElement.querySelector('output').textContent").startswith("1: "), (
+        "it stays after a tap"
+    )
 
 
 def test_several_runs_stand_side_by_side(running: Browser, tmp_path: Path, page: Path) -> None:
     other = make_run(tmp_path / "other", played(12, "dark+noise", seed=1), iterations=99)
+    log = other / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:20]))
     running.complaints()
     running.open(write_report((page.parent, other), tmp_path / "both.html"))
     assert running.complaints() == []
@@ -209,6 +236,17 @@ def test_several_runs_stand_side_by_side(running: Browser, tmp_path: Path, page:
     assert running.text("#count") == f"12 of {COUNT + 12}"
     assert "99" in running.text(".plain")
     assert len(running.all("svg.chart:first-of-type path.line")) >= 2
+    running.screen(NARROW)
+    weights = "svg.chart[aria-label^=weights]"
+    key(running, weights, "END")
+    assert running.text(f"{weights} ~ .read").endswith("other: psnr – · other: ssim –"), "the run that ended earlier"
+    assert running.js(
+        f"const e = document.querySelector('{weights} ~ .read'); return e.scrollWidth <= e.clientWidth && e.clientHeight > 30"
+    )
+    running.js("document.querySelector('.sortable').parentElement.scrollLeft = 200")
+    first = "[...document.querySelectorAll('#rival-table tr:not([hidden]) > :first-child')]"
+    left = "e => Math.round(e.getBoundingClientRect().left - e.closest('.scroll').getBoundingClientRect().left)"
+    assert set(running.js(f"return {first}.map({left})")) <= {0, 1}
     shutil.rmtree(other)
 
 

@@ -115,6 +115,7 @@ def test_demonstrations_go_on_from_what_was_played(tmp_path: Path, monkeypatch: 
     with connect("local") as place.pool:
         world, console = place.world("train"), Console(file=io.StringIO())
         place.demonstrate(world, whole, console)
+        assert place.demonstrating > 0
         monkeypatch.setattr(demonstrations, "demonstrate", demonstrate)
         with pytest.raises(KeyboardInterrupt):
             place.demonstrate(world, parted, console)

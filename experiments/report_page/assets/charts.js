@@ -13,9 +13,10 @@ function readable(svg) {
     cursor.setAttribute("x2", place);
     const said = series.map((s) => {
       const k = s.x.indexOf(at);
-      return k < 0 ? null : series.length > 1 ? `${s.name} ${brief(s.y[k])}` : brief(s.y[k]);
+      const value = k < 0 ? "–" : brief(s.y[k]);
+      return series.length > 1 ? `${s.name} ${value}` : value;
     });
-    output.textContent = `${at}: ` + said.filter((text) => text !== null).join("   ");
+    output.textContent = `${at}: ` + said.join(" · ");
   }
 
   function hide() {
@@ -25,12 +26,15 @@ function readable(svg) {
     output.textContent = "";
   }
 
-  svg.addEventListener("pointermove", (event) => {
+  function point(event) {
     const box = svg.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
     show(Math.round(frame.first + ((x - frame.left) / (frame.right - frame.left)) * (frame.last - frame.first)));
-  });
-  svg.addEventListener("pointerleave", hide);
+  }
+
+  svg.addEventListener("pointerdown", point);
+  svg.addEventListener("pointermove", point);
+  svg.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && hide()); // a finger leaves with every tap
   svg.addEventListener("blur", hide);
   svg.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];

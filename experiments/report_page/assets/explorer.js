@@ -15,6 +15,7 @@ function explore() {
   options(field.order, [["played", "as played"], ["worst", "worst first"], ["best", "best first"]]);
   if (field.run) options(field.run, [any, ...DATA.runs.map((name, place) => [String(place), name])]);
 
+  let order = "played";
   function filter() {
     const value = (name) => (field[name] ? field[name].value : "");
     const wish = Object.fromEntries(["text", "run", "case", "tool", "show", "metric", "order"].map((name) => [name, value(name)]));
@@ -22,7 +23,9 @@ function explore() {
     const all = DATA.trajectories.length;
     count.textContent = found.length === all ? `${all}` : `${found.length} of ${all}`;
     viewer.t = null;
-    list.fill(found, DATA.metrics.indexOf(wish.metric));
+    const before = order;
+    order = wish.order === "played" ? wish.order : `${wish.order} ${wish.metric}`;
+    list.fill(found, DATA.metrics.indexOf(wish.metric), order !== before); // of another order the first is looked for
   }
 
   form.addEventListener("change", filter);

@@ -50,9 +50,9 @@ class List {
     new ResizeObserver(() => this.render()).observe(box);
   }
 
-  // Another choice of trajectories; whoever was chosen stays so if it is still there.
-  fill(places, metric) {
-    const before = this.places[this.at];
+  // Another choice of trajectories; whoever was chosen stays so if it is still there, unless the first is wished for.
+  fill(places, metric, first) {
+    const before = first ? undefined : this.places[this.at];
     this.places = places;
     this.metric = metric;
     this.rows.forEach((row) => row.remove());

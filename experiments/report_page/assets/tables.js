@@ -21,7 +21,7 @@ function sortable(table) {
   });
 }
 
-// Of many single tools only the best is shown until all are wished for.
+// Of many single tools only the best of each metric are shown until all are wished for.
 function singles(table, box) {
   const rows = [...table.querySelectorAll('tr[data-single="0"]')];
   const show = () => rows.forEach((row) => (row.hidden = !box.checked));
