@@ -48,6 +48,8 @@ class Serve:
     """Quality metrics that may be asked for."""
     max_pixels: int = Limits.pixels
     """Of a picture, coming in or made."""
+    max_scored_pixels: int = Limits.scored
+    """Of a picture that is scored: some metrics take a kilobyte of memory for each."""
     max_bytes: int = Limits.bytes
     """Of a picture's file, coming in or going out inline."""
     pool: Literal["local", "ray"] = "local"
@@ -80,9 +82,9 @@ def main(settings: Serve) -> None:
 
 
 def check(settings: Serve) -> None:
-    for name, value in (("--max-pixels", settings.max_pixels), ("--max-bytes", settings.max_bytes)):
-        if value < 1:
-            raise Problem(name, f"must be at least 1, not {value}", "Correct it.")
+    for name in ("max_pixels", "max_scored_pixels", "max_bytes"):
+        if (value := getattr(settings, name)) < 1:
+            raise Problem(f"--{name.replace('_', '-')}", f"must be at least 1, not {value}", "Correct it.")
     if settings.pool == "local" and (settings.workers is not None or settings.ray_address is not None):
         raise Problem("--workers, --ray-address", "are for a pool on Ray", "Add --pool ray.")
     if not settings.http and (settings.allow_hosts or settings.host != Serve.host):
@@ -116,7 +118,7 @@ def open_server(settings: Serve, pool: Pool) -> RestorationServer:
     except ImportError as error:
         raise Problem("the mcp SDK", f"cannot be imported: {error}", "pip install 'tir-env[mcp]'") from error
     folder = None if settings.folder is None else Folder(settings.folder)
-    limits = Limits(settings.max_bytes, settings.max_pixels)
+    limits = Limits(settings.max_bytes, settings.max_pixels, settings.max_scored_pixels)
     restorer = plugged_in()(settings.agent, settings.toolbox, settings.horizon, pool) if settings.agent else None
     toolbox = restorer.toolbox if restorer else Toolbox.load(settings.toolbox or "pocket").with_weights_only()
     return build(Service(toolbox, settings.metrics, pool, folder, limits, restorer))

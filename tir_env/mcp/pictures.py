@@ -39,11 +39,18 @@ Picture = str | Inline  # a path inside the folder, or the picture itself
 class Limits:
     bytes: int = 32 << 20  # of a picture file, coming in or going out
     pixels: int = 64_000_000  # of a picture or a result, which may be 16 times as large
+    scored: int = 4_000_000  # pixels of a picture that metrics see: ssim takes a kilobyte for each
 
     def check_pixels(self, width: int, height: int, what: str) -> None:
         if width * height > self.pixels:
             reason = f"would have {width}x{height} pixels, over the limit of {self.pixels:,}"
             raise PictureError(what, reason, "Give a smaller picture, or start the server with a larger --max-pixels.")
+
+    def check_scored(self, image: Image, what: str) -> None:
+        height, width = image.shape[:2]
+        if width * height > self.scored:
+            reason = f"has {width}x{height} pixels, over the limit of {self.scored:,} for metrics"
+            raise PictureError(what, reason, "Score a reduced copy, or start the server with a larger --max-scored-pixels.")
 
 
 class Folder:

@@ -120,7 +120,10 @@ class Service:
         if not names:
             raise Problem("metrics", "all that are served here compare with a reference, and got none", "Give a reference.")
         seen = self._read(image)
+        self.limits.check_scored(seen, "the picture")
         clean = None if reference is None else self._read(reference)
+        if clean is not None:
+            self.limits.check_scored(clean, "the reference")
         fitted = seen if clean is None else resize_like(seen, clean)  # as the environment does
         items = [(fitted, clean) if self.metrics[name].needs_reference else (seen, None) for name in names]
         outcomes = self.pool.run([Call(self.metrics[n].name, item) for n, item in zip(names, items, strict=True)])

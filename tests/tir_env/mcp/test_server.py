@@ -83,6 +83,18 @@ def test_scores_with_and_without_a_reference(service: Service) -> None:
     assert list(other["scores"]) == ["psnr"]
 
 
+def test_large_pictures_are_not_scored(service: Service) -> None:
+    service.limits = replace(service.limits, scored=60 * 80)
+    assert not call(service, "score_image", image="photo.png").is_error
+    for arguments, thing in (
+        ({"image": "larger.png"}, "the picture"),
+        ({"image": "photo.png", "reference": "larger.png"}, "the reference"),
+    ):
+        text, parts = refused(service, "score_image", **arguments)
+        assert parts["thing"] == thing
+        assert "has 160x120 pixels, over the limit of 4,800 for metrics. Score a reduced copy" in text
+
+
 def test_every_mistake_is_told_in_words(service: Service, pictures: Path) -> None:
     one, long = ["denoise/brighter"], ["denoise/brighter"] * 9
     for name, arguments, kind, words in (

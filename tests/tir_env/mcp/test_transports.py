@@ -108,6 +108,7 @@ def ended(settings: Serve, monkeypatch: pytest.MonkeyPatch) -> int:
         (Serve(agent="none-such"), "agent 'none-such': is not known"),
         (Serve(metrics=("psnrr",)), "metric 'psnrr': is not one of pyiqa's nor of ours"),
         (Serve(max_pixels=0), "--max-pixels: must be at least 1"),
+        (Serve(max_scored_pixels=0), "--max-scored-pixels: must be at least 1"),
         (Serve(workers=2), "Add --pool ray"),
         (Serve(host="0.0.0.0"), "are for HTTP"),
         (Serve(port=9000), "--port: is for HTTP"),
