@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from pool import Call, Pool, Problem
+from pool import Call, CallFailed, Pool, Problem
 from rewards import open_metric
 from tir_env.images import Image
 from tir_env.images.operations import resize_like
 from tir_env.mcp.pictures import Folder, Limits, Picture, check_place, hand_out, read_picture
 from tir_env.mcp.restorer import Restorer
 from tir_env.tools import Toolbox
+from tir_env.trajectory import Failure
 from tir_env.yaml_files import suggest
+
+log = logging.getLogger(__name__)
 
 MOST_TOOLS = 8  # in a row, in one call
 MOST_NAMES = 500  # of pictures in one answer
@@ -144,7 +148,7 @@ class Service:
         result = Restored(
             width=trajectory.image.shape[1], height=trajectory.image.shape[0],
             tools=[step.tool for step in trajectory.steps if step.changed], seconds=time.perf_counter() - began,
-            agent=self.restorer.name, failures=[failure.message for failure in trajectory.failures],
+            agent=self.restorer.name, failures=[told(failure) for failure in trajectory.failures],
             before={m: Scored(value=s.value, raw=s.raw) for m, s in trajectory.quality.items()},
             after={m: Scored(value=s.value, raw=s.raw) for m, s in trajectory.end_quality.items()},
         )  # fmt: skip
@@ -156,3 +160,15 @@ class Service:
     def _handed_out(self, result: Result, image: Image, save_as: str) -> Made:
         result.saved_as, inline = hand_out(image, save_as, self.folder, self.limits)
         return result, inline
+
+
+KINDS = {error.__name__: error.kind for error in CallFailed.__subclasses__()}
+REST = "The server's log has the rest."
+
+
+def told(failure: Failure) -> str:
+    """A model's failure without its cause, in which the model may name files of this machine. That goes to the log."""
+    if failure.kind not in KINDS:
+        return failure.message  # the world's own words
+    log.warning("%s", failure.message)
+    return f"model {failure.model!r} {KINDS[failure.kind]}. {REST}"
