@@ -109,6 +109,7 @@ class Service:
         for tool in chosen:
             height, width = current.shape[:2]
             self.limits.check_pixels(width * tool.scale, height * tool.scale, f"the result of {tool.name}")
+            check_cancelled()
             current = self.pool.run([Call(tool.name, current)])[0].unwrap()
         result = Result(width=current.shape[1], height=current.shape[0], tools=list(tools), seconds=time.perf_counter() - began)
         return self._handed_out(result, current, save_as)
@@ -144,6 +145,7 @@ class Service:
         most = max(tool.scale for tool in self.restorer.toolbox)  # an image is enlarged once at the most
         self.limits.check_pixels(width * most, height * most, f"the result of the agent (its tools enlarge up to x{most})")
         with self._one_at_a_time:
+            check_cancelled()  # the wait may have been long
             trajectory = self.restorer.restore(seen)
         result = Restored(
             width=trajectory.image.shape[1], height=trajectory.image.shape[0],
@@ -158,8 +160,19 @@ class Service:
         return read_picture(picture, self.folder, self.limits)
 
     def _handed_out(self, result: Result, image: Image, save_as: str) -> Made:
+        check_cancelled()
         result.saved_as, inline = hand_out(image, save_as, self.folder, self.limits)
         return result, inline
+
+
+def check_cancelled() -> None:
+    """End a request that its client has taken back: the SDK lets a thread run on. Outside of the SDK's threads nothing happens."""
+    try:
+        from anyio import from_thread  # it comes with the SDK
+
+        from_thread.check_cancelled()
+    except (ImportError, RuntimeError):
+        return
 
 
 KINDS = {error.__name__: error.kind for error in CallFailed.__subclasses__()}

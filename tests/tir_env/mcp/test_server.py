@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
 from mcp import Client
@@ -93,6 +96,31 @@ def test_large_pictures_are_not_scored(service: Service) -> None:
         text, parts = refused(service, "score_image", **arguments)
         assert parts["thing"] == thing
         assert "has 160x120 pixels, over the limit of 4,800 for metrics. Score a reduced copy" in text
+
+
+def test_a_request_that_is_taken_back_writes_no_file(service: Service, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, goes_on, ran = threading.Event(), threading.Event(), []
+    run = service.pool.run
+
+    def slow(calls: Any) -> Any:
+        ran.append(calls[0].model)
+        began.set()
+        goes_on.wait(30)
+        return run(calls)
+
+    async def conversation(client: Client) -> None:
+        arguments = {"image": "photo.png", "tools": ["denoise/brighter", "denoise/darker"], "save_as": "new.png"}
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "apply_tools", arguments)
+            await anyio.to_thread.run_sync(began.wait)
+            group.cancel_scope.cancel()
+        await client.call_tool("list_tools", {})  # until the server knows
+        goes_on.set()
+
+    monkeypatch.setattr(service.pool, "run", slow)
+    talk(build(service), conversation)
+    assert ran == ["denoise/brighter"]
+    assert not (pictures / "new.png").exists()
 
 
 def test_every_mistake_is_told_in_words(service: Service, pictures: Path) -> None:
