@@ -21,9 +21,16 @@ from pool import Problem
 from tir_env.images import Image
 from tir_env.images.reading import SUFFIXES, decode_image
 
+SHOWN = 80  # characters of a name in an error
+LONGEST = 1024  # characters of a path; what is longer is a picture given as a string
+
 
 class PictureError(Problem):
     """A picture that cannot be taken or handed out: a path that is not allowed, a name that is taken, too many bytes or pixels."""
+
+    def __init__(self, thing: object, reason: object, remedy: str = "") -> None:
+        text = str(thing)  # an assistant's own, of any length
+        super().__init__(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...", reason, remedy)
 
 
 class Inline(BaseModel):
@@ -141,6 +148,8 @@ class Folder:
 def read_picture(picture: Picture, folder: Folder | None, limits: Limits) -> Image:
     if isinstance(picture, Inline):
         return decode_image(_decoded(picture.data, limits), name="the inline picture", max_pixels=limits.pixels)
+    if len(picture) > LONGEST or picture.startswith("data:"):
+        raise PictureError(picture, "is no path", 'Give a picture itself as {"data": BASE64}.')
     return decode_image(_folder(folder, picture).read(picture, limits), name=picture, max_pixels=limits.pixels)
 
 

@@ -114,6 +114,17 @@ def test_inline_pictures_are_limited_and_checked() -> None:
             read_picture(Inline(data=data), None, LIMITS)
 
 
+@pytest.mark.parametrize("text", ["iVBORw0KGgo" + "A" * 20_000, "data:image/png;base64,iVBORw0KGgo"])
+def test_a_picture_in_place_of_a_path(folder: Folder, text: str) -> None:
+    for place in (folder, None):
+        with pytest.raises(PictureError, match=r'is no path. Give a picture itself as {"data": BASE64}') as caught:
+            read_picture(text, place, LIMITS)
+        assert len(str(caught.value)) < 200
+    with pytest.raises(PictureError) as caught:
+        check_place(text, folder)
+    assert len(str(caught.value)) < 200
+
+
 def test_results_take_a_new_name(folder: Folder, small: Image) -> None:
     assert hand_out(small, "deeper/new.png", folder, LIMITS) == ("deeper/new.png", None)
     np.testing.assert_array_equal(read_image(folder.root / "deeper" / "new.png"), small)
