@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from pydantic import BaseModel, Field
 
 from pool import Problem
+from pool.errors import readable
 from tir_env.images import Image
 from tir_env.images.reading import SUFFIXES, decode_image
 
@@ -128,6 +129,8 @@ class Folder:
                     yield name
 
     def _has(self, name: str) -> bool:
+        if readable(name) != name:  # not UTF-8: no message can hold it
+            return False
         try:
             self._inside(name)
         except PictureError:  # a link that leads out, or round in a circle

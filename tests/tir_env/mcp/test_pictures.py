@@ -48,6 +48,7 @@ def test_names_are_sorted_and_limited_and_lead_nowhere_else(folder: Folder, tmp_
     (folder.root / "elsewhere").symlink_to(tmp_path)
     (folder.root / "again.png").symlink_to("one.png")
     (folder.root / "round.png").symlink_to("round.png")
+    (folder.root / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     assert folder.names(9) == (["again.png", "one.png", "deeper/two.png"], False)
     assert folder.names(1) == (["again.png"], True)
 
