@@ -52,6 +52,7 @@ class Scores(BaseModel):
     width: int
     height: int
     scores: dict[str, Scored]
+    failures: dict[str, str]  # of metrics that were not asked for by name
     resized: bool  # to the reference's size, before it was compared
 
 
@@ -132,9 +133,14 @@ class Service:
         fitted = seen if clean is None else resize_like(seen, clean)  # as the environment does
         items = [(fitted, clean) if self.metrics[name].needs_reference else (seen, None) for name in names]
         outcomes = self.pool.run([Call(self.metrics[n].name, item) for n, item in zip(names, items, strict=True)])
-        found = {name: outcome.unwrap() for name, outcome in zip(names, outcomes, strict=True)}
-        scores = {name: Scored(value=score.value, raw=score.raw) for name, score in found.items()}
-        return Scores(width=seen.shape[1], height=seen.shape[0], scores=scores, resized=fitted.shape != seen.shape)
+        found = dict(zip(names, outcomes, strict=True))
+        if metrics or not any(outcome.ok for outcome in outcomes):
+            for outcome in outcomes:
+                outcome.unwrap()  # raises the first failure
+        scores = {n: Scored(value=o.value.value, raw=o.value.raw) for n, o in found.items() if o.error is None}
+        failures = {n: told(Failure.of(o.error)) for n, o in found.items() if o.error is not None}
+        size = {"width": seen.shape[1], "height": seen.shape[0]}
+        return Scores(**size, scores=scores, failures=failures, resized=fitted.shape != seen.shape)
 
     def restore(self, image: Picture, save_as: str) -> Made:
         if self.restorer is None:

@@ -17,7 +17,7 @@ from mcp import Client
 from pool import LocalPool
 from tests.conftest import FAILS, fake_toolbox
 from tests.tir_env.mcp.conftest import talk
-from tir_env.images import Image, read_image
+from tir_env.images import Image, read_image, write_image
 from tir_env.images.reading import decode_image
 from tir_env.mcp.pictures import Limits
 from tir_env.mcp.server import build
@@ -84,6 +84,17 @@ def test_scores_with_and_without_a_reference(service: Service) -> None:
     other = call(service, "score_image", image="photo.png", metrics=["psnr"], reference="larger.png").structured_content
     assert (other["resized"], both["resized"]) == (True, False)
     assert list(other["scores"]) == ["psnr"]
+
+
+def test_what_cannot_be_scored_costs_its_own_number_alone(service: Service, pictures: Path) -> None:
+    write_image(pictures / "black.png", np.zeros((64, 64, 3), np.uint8))  # it has no PIQE
+    scored = call(service, "score_image", image="black.png", reference="photo.png").structured_content
+    assert list(scored["scores"]) == ["psnr", "ssim"]
+    assert scored["failures"] == {"piqe": "model 'quality/piqe' returned a bad result. The server's log has the rest."}
+    for metrics in ([], ["psnr", "piqe"]):  # nothing else was asked for, or it by name
+        reference = {"reference": "photo.png"} if metrics else {}
+        _, parts = refused(service, "score_image", image="black.png", metrics=metrics, **reference)
+        assert parts["thing"] == "model 'quality/piqe'"
 
 
 def test_large_pictures_are_not_scored(service: Service) -> None:
