@@ -156,7 +156,7 @@ class Service:
         result = Restored(
             width=trajectory.image.shape[1], height=trajectory.image.shape[0],
             tools=[step.tool for step in trajectory.steps if step.changed], seconds=time.perf_counter() - began,
-            agent=self.restorer.name, failures=[told(failure) for failure in trajectory.failures],
+            agent=self.restorer.name, failures=[told(failure) for failure in dict.fromkeys(trajectory.failures)],
             before={m: Scored(value=s.value, raw=s.raw) for m, s in trajectory.quality.items()},
             after={m: Scored(value=s.value, raw=s.raw) for m, s in trajectory.end_quality.items()},
         )  # fmt: skip
