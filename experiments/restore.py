@@ -112,7 +112,7 @@ def restore(settings: Restore) -> int:
                 console.print(f"  {message}", soft_wrap=True)
     if failed < len(photos):
         console.print(f"wrote {out}", soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if failed or photos.problems else 0
 
 
 def raw(quality: Quality, metric: str) -> str:

@@ -107,7 +107,7 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     write_image(photos / "deeper" / "two.png", photo[100:190, :120])
     (photos / "broken.png").write_bytes(b"no picture")
     done = within("restore.py", photos, "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "left out" in done.stdout
     assert "broken.png" in done.stdout
     for name, shape in (("one", (100, 150, 3)), ("deeper-two", (90, 120, 3))):
@@ -118,6 +118,7 @@ def test_restore_keeps_the_full_size_and_draws_the_steps(agent: Path, tmp_path: 
     for _ in range(3):
         expected = Toolbox.load(agent / "small.yaml")["brighten/shift"](expected)
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "one.png"), expected)
+    (photos / "broken.png").unlink()
     done = script("restore.py", photos, "--agent", agent, "--toolbox", agent / "small.yaml", "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     files, again = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "again"))
