@@ -129,8 +129,9 @@ def serve_http(server: RestorationServer, settings: Serve) -> None:
     import uvicorn
     from mcp.server.transport_security import TransportSecuritySettings
 
-    hosts = [f"{name}:*" for name in LOOPBACK] + list(settings.allow_hosts)
-    security = TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[f"http://{host}" for host in hosts])
+    hosts = [*LOOPBACK, *(f"{name}:*" for name in LOOPBACK), *settings.allow_hosts]  # clients leave out a scheme's own port
+    origins = [f"http://{host}" for host in hosts] + [f"https://{host}" for host in settings.allow_hosts]  # behind a proxy
+    security = TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
     body = 2 * (settings.max_bytes * 4 // 3) + ENVELOPE  # a picture and its reference
     app = server.streamable_http_app(transport_security=security, max_request_body_size=body)
     with listen(settings.host, settings.port) as listener:
