@@ -1,8 +1,10 @@
 """Serve restoration tools, quality metrics and a trained agent to assistants that speak the Model Context Protocol.
 
-python -m tir_env.mcp --folder pictures                           over stdio: what an assistant's configuration starts
-python -m tir_env.mcp --folder pictures --agent out/run           with restore_image, by an agent that run.py trained
-python -m tir_env.mcp --folder pictures --http --port 8765        streamable HTTP on this machine alone
+    python -m tir_env.mcp --folder pictures                           over stdio: what an assistant's configuration starts
+    python -m tir_env.mcp --folder pictures --agent out/run           with restore_image, by an agent that run.py trained
+    python -m tir_env.mcp --folder pictures --http --port 8765        streamable HTTP on this machine alone
+
+Without an agent there is no restore_image. docs/assistants.md has the rest.
 """
 
 from __future__ import annotations
