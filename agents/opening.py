@@ -10,7 +10,7 @@ from typing import Any, cast
 from agents.agent import Agent
 from agents.clip_mlp.agent import JSON, ClipMlpAgent
 from agents.training_free.bounds import ExhaustiveOracle, FixedAgent, GreedyOracle, RandomAgent
-from agents.training_free.specs import open_searcher
+from agents.training_free.specs import OPTIONS, open_searcher
 from pool import Problem
 from pool.plugins import made
 from tir_env.world import World
@@ -74,7 +74,12 @@ def kind_of(folder: Path) -> str:
 
 
 def agent_folder(spec: str) -> Path | None:
-    """Where a saved agent lies: in the folder itself, or in `agent/` of a run's folder. None if it is no such folder."""
+    """Where a saved agent lies: in the folder itself, or in `agent/` of a run's folder. None if it is no such folder.
+
+    A name that `open_agent` knows is no folder's, whatever lies there: ./hybrid is.
+    """
+    if spec in ("random", "none") or spec.startswith("oracle:") or spec.partition(":")[0] in OPTIONS:
+        return None
     for folder in (Path(spec), Path(spec) / "agent"):
         if (folder / JSON).is_file():
             return folder

@@ -28,6 +28,7 @@ from experiments.evaluate import trained_with
 from experiments.run import Run
 from experiments.tool_pool import ToolPool
 from pool import Pool, Problem
+from rewards import Quality
 from tir_env.drawing import save_figure
 from tir_env.images import Image, write_image
 from tir_env.images.sources import FileReader, Photo
@@ -103,15 +104,19 @@ def restore(settings: Restore) -> int:
             write_image(out / f"{name}.png", trajectory.image)
             save_figure(trajectory.figure(settings.metrics), out / f"{name}-steps.png")
             scores = "  ".join(
-                f"{m} {trajectory.quality[m].raw:.2f} -> {score.raw:.2f}" for m, score in trajectory.end_quality.items()
+                f"{m} {raw(trajectory.quality, m)} -> {raw(trajectory.end_quality, m)}" for m in trajectory.last_quality
             )
             tools = " > ".join(trajectory.tool_names) or "left as it is"
             console.print(f"{photo.name}: {tools}   {scores}", soft_wrap=True)
-            for failure in trajectory.failures:
-                console.print(f"  {failure.message}", soft_wrap=True)
+            for message in dict.fromkeys(failure.message for failure in trajectory.failures):
+                console.print(f"  {message}", soft_wrap=True)
     if failed < len(photos):
         console.print(f"wrote {out}", soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if failed or photos.problems else 0
+
+
+def raw(quality: Quality, metric: str) -> str:
+    return f"{quality[metric].raw:.2f}" if metric in quality else "none"
 
 
 def folder_for(settings: Restore, photos: Iterable[Photo], names: Iterable[str]) -> Path:

@@ -1,8 +1,10 @@
 """Contact sheets, to be looked at: `show.py cases`, `show.py extremes`, `show.py tools`.
 
-python experiments/show.py cases --suite mio100-a --image photo.jpg     every case of a suite
-python experiments/show.py extremes                                     each degradation at its mildest and strongest
-python experiments/show.py tools --toolbox pocket --image photo.jpg     each tool on what it is for
+    python experiments/show.py cases --suite mio100-a --image photo.jpg     every case of a suite
+    python experiments/show.py extremes                                     each degradation at its mildest and strongest
+    python experiments/show.py tools --toolbox pocket --image photo.jpg     each tool on what it is for
+
+Without --image it is one of scikit-image's, without --out the sheet goes to out/.
 """
 
 from __future__ import annotations

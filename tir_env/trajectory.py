@@ -92,6 +92,7 @@ class Trajectory:
     reward_name: str = ""
     steps: list[Step] = field(default_factory=list)
     ended: bool = False
+    unscored: Failure | None = None  # of a metric, at the input
 
     @property
     def image(self) -> Image:
@@ -159,7 +160,8 @@ class Trajectory:
     @property
     def failures(self) -> list[Failure]:
         """Of tools and of metrics."""
-        return [failure for step in self.steps for failure in (step.failure, step.unscored) if failure is not None]
+        found = [self.unscored, *(failure for step in self.steps for failure in (step.failure, step.unscored))]
+        return [failure for failure in found if failure is not None]
 
     def __eq__(self, other: object) -> bool:
         """Same start, same actions, same bytes, same scores. Timings and notes do not count."""

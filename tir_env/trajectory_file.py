@@ -63,6 +63,7 @@ class TrajectoryRecord(Record):
     reward_name: str
     steps: list[StepRecord]
     ended: bool
+    unscored: Failure | None = None
 
 
 def save(trajectory: Trajectory, folder: Path, images: Literal["png", "reference"]) -> Path:
@@ -147,7 +148,7 @@ def load(folder: Path) -> Trajectory:
         start=found.start, toolbox=found.toolbox, tools=found.tools, record=[entry.model_dump() for entry in found.record],
         input=first, reference=picture("reference.png", found.reference_digest), input_digest=found.input_digest,
         reference_digest=found.reference_digest, quality=found.quality, reward_name=found.reward_name, steps=steps,
-        ended=found.ended,
+        ended=found.ended, unscored=found.unscored,
     )  # fmt: skip
 
 

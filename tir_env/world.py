@@ -18,7 +18,7 @@ from tir_env.degradations import Case, CroppedDepth, DepthSource, Suite, Synthet
 from tir_env.degradations import replay as degrade_again
 from tir_env.images.operations import Image, check_image, crop_at, digest, resize_like
 from tir_env.images.sources import Images, Part, open_images
-from tir_env.starts import Starting, WorldError, begun
+from tir_env.starts import Starting, WorldError
 from tir_env.tools import Toolbox
 from tir_env.trajectory import GIVEN, STOP, Failure, Start, Step, Trajectory
 
@@ -117,12 +117,12 @@ class World(Starting):
         return Trajectory(start, self.toolbox.name, tools, record, image, clean, *digests, reward_name=self.reward.name)
 
     def enter(self, image: Image, name: str = "photo", reference: Image | None = None) -> Trajectory:
-        """A trajectory for a user's own picture, taken as it is."""
+        """A trajectory for a user's own picture, taken as it is. One that has no score can be restored, but earns no reward."""
         check_image(image)
         start = Start(GIVEN, name, digest(image), (0, 0), 0, AS_IS.name, AS_IS.name, 0)
         trajectory = self._trajectory(start, [], image, reference)
-        [(trajectory.quality, failure)] = self._score([trajectory], [list(self.metrics)])
-        return begun(start, failure or trajectory)
+        [(trajectory.quality, trajectory.unscored)] = self._score([trajectory], [list(self.metrics)])
+        return trajectory
 
     # -- steps ---------------------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class World(Starting):
             before, due, own = trajectory.quality, trajectory.ended, True
         if not due:
             return 0.0, True
-        if not self._knows(last.quality):
+        if not (self._knows(before) and self._knows(last.quality)):
             return 0.0, False
         return paid(self.reward, before, last.quality), own
 
@@ -213,7 +213,7 @@ class World(Starting):
             quality = trajectory.quality if state is None else state.quality
             if self._knows(quality):
                 return quality, changed
-        raise AssertionError("the input is scored before an episode begins")
+        return {}, changed  # a user's own picture need have no score
 
     def _knows(self, quality: Quality) -> bool:
         return all(metric in quality for metric in self.reward.metrics)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from agents.agent import observer_for, play
-from agents.opening import open_agent
+from agents.opening import agent_folder, open_agent
 from agents.training_free.bounds import FixedAgent, GreedyOracle, RandomAgent
 from pool import Problem
 from tests.conftest import BRIGHTER, DARKER, LARGER
@@ -50,6 +51,19 @@ def test_the_greedy_oracle_takes_what_is_best_and_stops_where_nothing_is(world: 
     assert [note["tool_calls"] for note in oracle.notes()] == [len(world.toolbox)] * 3, "what it tried, failures among it"
     with pytest.raises(Problem, match="needs no reference"):
         GreedyOracle(world, "piqe")
+
+
+def test_a_folder_that_is_called_as_an_agent_of_ours_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("4kagent", "random", "oracle:psnr", "mine"):
+        Path(name).mkdir()
+        if name != "mine":
+            assert agent_folder(name) is None
+    for name in ("./4kagent", "mine"):
+        with pytest.raises(Problem, match="holds no trained agent"):
+            agent_folder(name)
 
 
 class Answers:

@@ -110,6 +110,13 @@ def test_every_script_starts_in_one_way() -> None:
     assert others == ["cli.py"], "which chooses a script, and starts it like that"
 
 
+def test_examples_in_a_help_keep_their_lines() -> None:
+    """Lines that are not indented run into one."""
+    files = [path for room in ("experiments", "tir_env", "agents", "rewards", "pool") for path in (ROOT / room).rglob("*.py")]
+    run_together = [path.name for path in files if re.search(r"^python ", path.read_text(encoding="utf-8"), re.M)]
+    assert not run_together
+
+
 @pytest.mark.parametrize("name", ["run.py", "show.py", "restore.py", "drills/pool_simulation.py"])
 def test_help_names_debug(name: str) -> None:
     done = within(name, "--help")

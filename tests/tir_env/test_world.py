@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pool import LocalPool
+from pool import LocalPool, Outcome
 from rewards import make_reward
 from tests.conftest import BRIGHTER, DARKER, FAILS, LARGER, NAN, STOP, fake_toolbox
 from tir_env.images import ImageError, write_image
@@ -264,6 +264,26 @@ def test_a_picture_of_the_users_own(world: World, photo: np.ndarray) -> None:
     assert trajectory.image.shape == photo.shape
     with pytest.raises(ValueError, match="expected uint8"):
         world.enter(photo.astype(float))
+
+
+@pytest.mark.parametrize("reward", ["gain:piqe", "final:piqe"])
+def test_a_picture_without_a_score_can_be_restored_and_earns_nothing(
+    toolbox: Toolbox, photo: np.ndarray, reward: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = World(toolbox=toolbox, suite="as-is", reward=reward, metrics=("entropy",), horizon=2)
+    black = world.enter(np.zeros((64, 64, 3), np.uint8))
+    assert list(black.quality) == ["entropy"]
+    assert black.failures[0].model == "quality/piqe"
+    honest = world.pool.run
+    crop = np.ascontiguousarray(photo[:64, :64])
+    seen = [Outcome("denoise/brighter", crop)]
+    monkeypatch.setattr(world.pool, "run", lambda calls: seen if calls[0].model == "denoise/brighter" else honest(calls))
+    for action in (BRIGHTER, STOP):
+        world.step([black], [action])
+    assert [(step.reward, step.valid) for step in black.steps] == [(0.0, reward == "final:piqe"), (0.0, reward == "gain:piqe")]
+    assert set(black.end_quality) == {"piqe", "entropy"}
+    assert black.gains().keys() == {"entropy"}
+    assert Trajectory.load(black.save(tmp_path / "black")).unscored == black.unscored
 
 
 def test_a_given_pool_is_shared_and_left_open(toolbox: Toolbox) -> None:

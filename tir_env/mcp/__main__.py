@@ -1,8 +1,10 @@
 """Serve restoration tools, quality metrics and a trained agent to assistants that speak the Model Context Protocol.
 
-python -m tir_env.mcp --folder pictures                           over stdio: what an assistant's configuration starts
-python -m tir_env.mcp --folder pictures --agent out/run           with restore_image, by an agent that run.py trained
-python -m tir_env.mcp --folder pictures --http --port 8765        streamable HTTP on this machine alone
+    python -m tir_env.mcp --folder pictures                           over stdio: what an assistant's configuration starts
+    python -m tir_env.mcp --folder pictures --agent out/run           with restore_image, by an agent that run.py trained
+    python -m tir_env.mcp --folder pictures --http --port 8765        streamable HTTP on this machine alone
+
+Without an agent there is no restore_image. docs/assistants.md has the rest.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class Serve:
     """Quality metrics that may be asked for."""
     max_pixels: int = Limits.pixels
     """Of a picture, coming in or made."""
+    max_scored_pixels: int = Limits.scored
+    """Of a picture that is scored: some metrics take a kilobyte of memory for each."""
     max_bytes: int = Limits.bytes
     """Of a picture's file, coming in or going out inline."""
     pool: Literal["local", "ray"] = "local"
@@ -80,9 +84,9 @@ def main(settings: Serve) -> None:
 
 
 def check(settings: Serve) -> None:
-    for name, value in (("--max-pixels", settings.max_pixels), ("--max-bytes", settings.max_bytes)):
-        if value < 1:
-            raise Problem(name, f"must be at least 1, not {value}", "Correct it.")
+    for name in ("max_pixels", "max_scored_pixels", "max_bytes"):
+        if (value := getattr(settings, name)) < 1:
+            raise Problem(f"--{name.replace('_', '-')}", f"must be at least 1, not {value}", "Correct it.")
     if settings.pool == "local" and (settings.workers is not None or settings.ray_address is not None):
         raise Problem("--workers, --ray-address", "are for a pool on Ray", "Add --pool ray.")
     if not settings.http and (settings.allow_hosts or settings.host != Serve.host):
@@ -116,7 +120,7 @@ def open_server(settings: Serve, pool: Pool) -> RestorationServer:
     except ImportError as error:
         raise Problem("the mcp SDK", f"cannot be imported: {error}", "pip install 'tir-env[mcp]'") from error
     folder = None if settings.folder is None else Folder(settings.folder)
-    limits = Limits(settings.max_bytes, settings.max_pixels)
+    limits = Limits(settings.max_bytes, settings.max_pixels, settings.max_scored_pixels)
     restorer = plugged_in()(settings.agent, settings.toolbox, settings.horizon, pool) if settings.agent else None
     toolbox = restorer.toolbox if restorer else Toolbox.load(settings.toolbox or "pocket").with_weights_only()
     return build(Service(toolbox, settings.metrics, pool, folder, limits, restorer))
@@ -127,8 +131,9 @@ def serve_http(server: RestorationServer, settings: Serve) -> None:
     import uvicorn
     from mcp.server.transport_security import TransportSecuritySettings
 
-    hosts = [f"{name}:*" for name in LOOPBACK] + list(settings.allow_hosts)
-    security = TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[f"http://{host}" for host in hosts])
+    hosts = [*LOOPBACK, *(f"{name}:*" for name in LOOPBACK), *settings.allow_hosts]  # clients leave out a scheme's own port
+    origins = [f"http://{host}" for host in hosts] + [f"https://{host}" for host in settings.allow_hosts]  # behind a proxy
+    security = TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
     body = 2 * (settings.max_bytes * 4 // 3) + ENVELOPE  # a picture and its reference
     app = server.streamable_http_app(transport_security=security, max_request_body_size=body)
     with listen(settings.host, settings.port) as listener:

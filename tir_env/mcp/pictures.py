@@ -18,12 +18,20 @@ from PIL import Image as Pillow
 from pydantic import BaseModel, Field
 
 from pool import Problem
+from pool.errors import readable
 from tir_env.images import Image
 from tir_env.images.reading import SUFFIXES, decode_image
+
+SHOWN = 80  # characters of a name in an error
+LONGEST = 1024  # characters of a path; what is longer is a picture given as a string
 
 
 class PictureError(Problem):
     """A picture that cannot be taken or handed out: a path that is not allowed, a name that is taken, too many bytes or pixels."""
+
+    def __init__(self, thing: object, reason: object, remedy: str = "") -> None:
+        text = str(thing)  # an assistant's own, of any length
+        super().__init__(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...", reason, remedy)
 
 
 class Inline(BaseModel):
@@ -39,11 +47,18 @@ Picture = str | Inline  # a path inside the folder, or the picture itself
 class Limits:
     bytes: int = 32 << 20  # of a picture file, coming in or going out
     pixels: int = 64_000_000  # of a picture or a result, which may be 16 times as large
+    scored: int = 4_000_000  # pixels of a picture that metrics see: ssim takes a kilobyte for each
 
     def check_pixels(self, width: int, height: int, what: str) -> None:
         if width * height > self.pixels:
             reason = f"would have {width}x{height} pixels, over the limit of {self.pixels:,}"
             raise PictureError(what, reason, "Give a smaller picture, or start the server with a larger --max-pixels.")
+
+    def check_scored(self, image: Image, what: str) -> None:
+        height, width = image.shape[:2]
+        if width * height > self.scored:
+            reason = f"has {width}x{height} pixels, over the limit of {self.scored:,} for metrics"
+            raise PictureError(what, reason, "Score a reduced copy, or start the server with a larger --max-scored-pixels.")
 
 
 class Folder:
@@ -114,6 +129,8 @@ class Folder:
                     yield name
 
     def _has(self, name: str) -> bool:
+        if readable(name) != name:  # not UTF-8: no message can hold it
+            return False
         try:
             self._inside(name)
         except PictureError:  # a link that leads out, or round in a circle
@@ -134,6 +151,8 @@ class Folder:
 def read_picture(picture: Picture, folder: Folder | None, limits: Limits) -> Image:
     if isinstance(picture, Inline):
         return decode_image(_decoded(picture.data, limits), name="the inline picture", max_pixels=limits.pixels)
+    if len(picture) > LONGEST or picture.startswith("data:"):
+        raise PictureError(picture, "is no path", 'Give a picture itself as {"data": BASE64}.')
     return decode_image(_folder(folder, picture).read(picture, limits), name=picture, max_pixels=limits.pixels)
 
 

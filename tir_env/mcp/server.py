@@ -12,9 +12,10 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 from pydantic import Field, ValidationError
 
 import tir_env
-from pool import Problem
+from pool import CallFailed, Problem
 from tir_env.mcp.pictures import Picture
-from tir_env.mcp.service import MOST_TOOLS, Images, Made, Restored, Result, Scores, Service, Tools
+from tir_env.mcp.service import MOST_TOOLS, REST, Images, Made, Restored, Result, Scores, Service, Tools, told
+from tir_env.trajectory import Failure
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 MAKES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)  # a new file at the most
@@ -32,8 +33,11 @@ class RestorationServer(MCPServer[Any]):
             problem = problem_of(error, {tool.name: tool.input_schema for tool in await self.list_tools()}.get(name, {}))
             if problem is None:
                 raise  # an unknown tool, or a crash: the SDK logs it and tells the client no more than that
-            parts = {"type": type(problem).__name__, "thing": problem.thing, "reason": problem.reason, "remedy": problem.remedy}
-            return CallToolResult(content=[TextContent(text=str(problem))], structured_content={"error": parts}, is_error=True)
+            text, reason, remedy = str(problem), problem.reason, problem.remedy
+            if isinstance(problem, CallFailed):
+                text, reason, remedy = told(Failure.of(problem)), problem.kind, REST
+            parts = {"type": type(problem).__name__, "thing": problem.thing, "reason": reason, "remedy": remedy}
+            return CallToolResult(content=[TextContent(text=text)], structured_content={"error": parts}, is_error=True)
 
 
 def problem_of(error: ToolError, schema: dict[str, Any]) -> Problem | None:

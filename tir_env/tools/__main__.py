@@ -1,7 +1,9 @@
 """Look at a toolbox from the command line.
 
-python -m tir_env.tools list --toolbox full      what is there, what is missing and where to get it
-python -m tir_env.tools check --toolbox pocket   load every tool that is there and run it on a test image
+    python -m tir_env.tools list --toolbox full      what is there, what is missing and where to get it
+    python -m tir_env.tools check --toolbox pocket   load every tool that is there and run it on a test image
+
+Weight files are looked for beside the toolbox file and where TIR_WEIGHTS says.
 """
 
 from __future__ import annotations

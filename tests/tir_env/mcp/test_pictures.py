@@ -48,6 +48,7 @@ def test_names_are_sorted_and_limited_and_lead_nowhere_else(folder: Folder, tmp_
     (folder.root / "elsewhere").symlink_to(tmp_path)
     (folder.root / "again.png").symlink_to("one.png")
     (folder.root / "round.png").symlink_to("round.png")
+    (folder.root / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     assert folder.names(9) == (["again.png", "one.png", "deeper/two.png"], False)
     assert folder.names(1) == (["again.png"], True)
 
@@ -112,6 +113,17 @@ def test_inline_pictures_are_limited_and_checked() -> None:
     ):
         with pytest.raises(kind, match=reason):
             read_picture(Inline(data=data), None, LIMITS)
+
+
+@pytest.mark.parametrize("text", ["iVBORw0KGgo" + "A" * 20_000, "data:image/png;base64,iVBORw0KGgo"])
+def test_a_picture_in_place_of_a_path(folder: Folder, text: str) -> None:
+    for place in (folder, None):
+        with pytest.raises(PictureError, match=r'is no path. Give a picture itself as {"data": BASE64}') as caught:
+            read_picture(text, place, LIMITS)
+        assert len(str(caught.value)) < 200
+    with pytest.raises(PictureError) as caught:
+        check_place(text, folder)
+    assert len(str(caught.value)) < 200
 
 
 def test_results_take_a_new_name(folder: Folder, small: Image) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
 from mcp import Client
@@ -14,7 +17,7 @@ from mcp import Client
 from pool import LocalPool
 from tests.conftest import FAILS, fake_toolbox
 from tests.tir_env.mcp.conftest import talk
-from tir_env.images import Image, read_image
+from tir_env.images import Image, read_image, write_image
 from tir_env.images.reading import decode_image
 from tir_env.mcp.pictures import Limits
 from tir_env.mcp.server import build
@@ -83,6 +86,54 @@ def test_scores_with_and_without_a_reference(service: Service) -> None:
     assert list(other["scores"]) == ["psnr"]
 
 
+def test_what_cannot_be_scored_costs_its_own_number_alone(service: Service, pictures: Path) -> None:
+    write_image(pictures / "black.png", np.zeros((64, 64, 3), np.uint8))  # it has no PIQE
+    scored = call(service, "score_image", image="black.png", reference="photo.png").structured_content
+    assert list(scored["scores"]) == ["psnr", "ssim"]
+    assert scored["failures"] == {"piqe": "model 'quality/piqe' returned a bad result. The server's log has the rest."}
+    for metrics in ([], ["psnr", "piqe"]):  # nothing else was asked for, or it by name
+        reference = {"reference": "photo.png"} if metrics else {}
+        _, parts = refused(service, "score_image", image="black.png", metrics=metrics, **reference)
+        assert parts["thing"] == "model 'quality/piqe'"
+
+
+def test_large_pictures_are_not_scored(service: Service) -> None:
+    service.limits = replace(service.limits, scored=60 * 80)
+    assert not call(service, "score_image", image="photo.png").is_error
+    for arguments, thing in (
+        ({"image": "larger.png"}, "the picture"),
+        ({"image": "photo.png", "reference": "larger.png"}, "the reference"),
+    ):
+        text, parts = refused(service, "score_image", **arguments)
+        assert parts["thing"] == thing
+        assert "has 160x120 pixels, over the limit of 4,800 for metrics. Score a reduced copy" in text
+
+
+def test_a_request_that_is_taken_back_writes_no_file(service: Service, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, goes_on, ran = threading.Event(), threading.Event(), []
+    run = service.pool.run
+
+    def slow(calls: Any) -> Any:
+        ran.append(calls[0].model)
+        began.set()
+        goes_on.wait(30)
+        return run(calls)
+
+    async def conversation(client: Client) -> None:
+        arguments = {"image": "photo.png", "tools": ["denoise/brighter", "denoise/darker"], "save_as": "new.png"}
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "apply_tools", arguments)
+            await anyio.to_thread.run_sync(began.wait)
+            group.cancel_scope.cancel()
+        await client.call_tool("list_tools", {})  # until the server knows
+        goes_on.set()
+
+    monkeypatch.setattr(service.pool, "run", slow)
+    talk(build(service), conversation)
+    assert ran == ["denoise/brighter"]
+    assert not (pictures / "new.png").exists()
+
+
 def test_every_mistake_is_told_in_words(service: Service, pictures: Path) -> None:
     one, long = ["denoise/brighter"], ["denoise/brighter"] * 9
     for name, arguments, kind, words in (
@@ -91,8 +142,8 @@ def test_every_mistake_is_told_in_words(service: Service, pictures: Path) -> Non
         ("apply_tools", {"image": "photo.png", "tools": long}, "Problem", "must be 1 to 8 names, not 9"),
         ("apply_tools", {"image": "../photo.png", "tools": one}, "PictureError", "lies outside"),
         ("apply_tools", {"image": {"data": "??"}, "tools": one}, "PictureError", "is no base64"),
-        ("apply_tools", {"image": "photo.png", "tools": ["denoise/fails"]}, "ModelRaised", "the fake tool always fails"),
-        ("apply_tools", {"image": "photo.png", "tools": ["denoise/nan"]}, "ModelRaised", "not finite"),
+        ("apply_tools", {"image": "photo.png", "tools": ["denoise/fails"]}, "ModelRaised", "fails' raised an exception"),
+        ("apply_tools", {"image": "photo.png", "tools": ["denoise/nan"]}, "ModelRaised", "nan' raised an exception"),
         ("apply_tools", {"image": "larger.png", "tools": ["super_resolve/larger"]}, "PictureError", "would have 640x480 pixels"),
         ("apply_tools", {"image": "photo.png", "tools": one, "save_as": "photo.png"}, "PictureError", "is there already"),
         ("apply_tools", {"image": 7, "tools": one}, "Problem", "Meant is: A path inside the served folder"),
@@ -105,7 +156,7 @@ def test_every_mistake_is_told_in_words(service: Service, pictures: Path) -> Non
         assert parts["type"] == kind
         assert parts["thing"] in text
         assert parts["reason"]
-        assert parts["remedy"] or kind == "ModelRaised"
+        assert parts["remedy"]
     text, _ = refused(service, "restore_image", image="photo.png")
     assert "Unknown tool: restore_image" in text
     assert sorted(path.name for path in pictures.iterdir()) == ["larger.png", "photo.png"]  # nothing was left behind
@@ -116,6 +167,12 @@ def test_a_crash_says_nothing_of_the_inside(service: Service, monkeypatch: pytes
     text, parts = refused(service, "list_images")
     assert text == "Error executing tool list_images"
     assert parts == {}
+
+
+def test_nor_does_a_tool_that_fails(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    text, parts = refused(service, "apply_tools", image="photo.png", tools=["denoise/fails"])
+    assert "the fake tool always fails" not in f"{text}{parts}"
+    assert "the fake tool always fails" in caplog.text
 
 
 class Brighten:
@@ -140,7 +197,7 @@ def test_an_agent_restores_and_says_what_it_did(pictures: Path) -> None:
         answer = call(service, "restore_image", image=inline(pictures / "photo.png"))
         told = answer.structured_content
         assert (told["agent"], told["tools"]) == ("brighten", ["denoise/brighter"])
-        assert "the fake tool always fails" in told["failures"][0]
+        assert told["failures"] == ["model 'denoise/fails' raised an exception. The server's log has the rest."]
         assert list(told["before"]) == list(told["after"]) == ["piqe"]
         expected = np.clip(read_image(pictures / "photo.png").astype(int) + 10, 0, 255)
         np.testing.assert_array_equal(decode_image(base64.b64decode(answer.content[1].data)), expected)

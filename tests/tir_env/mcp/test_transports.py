@@ -82,7 +82,7 @@ def over_http(*arguments: object) -> Iterator[str]:
 
 
 def test_http_on_loopback_alone(pictures: Path) -> None:
-    with over_http("--folder", pictures, "--agent", "brighten/shift") as address:
+    with over_http("--folder", pictures, "--agent", "brighten/shift", "--allow-hosts", "box") as address:
         assert address.startswith("http://127.0.0.1:")
         check_work(talk(address, work), pictures)
         for header in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):  # a web page that a browser shows
@@ -90,6 +90,12 @@ def test_http_on_loopback_alone(pictures: Path) -> None:
             with pytest.raises(urllib.error.HTTPError) as answer:
                 urllib.request.urlopen(request, timeout=10)
             assert answer.value.code in (403, 421)
+        named = [{"Host": "localhost"}, {"Host": "box"}, {"Host": "box", "Origin": "https://box"}]
+        for header in (*named, {"Origin": "http://127.0.0.1"}):  # as at a scheme's own port
+            accepted = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **header}
+            with pytest.raises(urllib.error.HTTPError) as answer:
+                urllib.request.urlopen(urllib.request.Request(address, b"{}", accepted), timeout=10)
+            assert answer.value.code == 400, "it is no message, but was let in"
 
 
 def ended(settings: Serve, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -108,6 +114,7 @@ def ended(settings: Serve, monkeypatch: pytest.MonkeyPatch) -> int:
         (Serve(agent="none-such"), "agent 'none-such': is not known"),
         (Serve(metrics=("psnrr",)), "metric 'psnrr': is not one of pyiqa's nor of ours"),
         (Serve(max_pixels=0), "--max-pixels: must be at least 1"),
+        (Serve(max_scored_pixels=0), "--max-scored-pixels: must be at least 1"),
         (Serve(workers=2), "Add --pool ray"),
         (Serve(host="0.0.0.0"), "are for HTTP"),
         (Serve(port=9000), "--port: is for HTTP"),
