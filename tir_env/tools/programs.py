@@ -25,9 +25,9 @@ from tir_env.tools.weights import BadWeights, Weights
 def exported_function(tool: Tool, weights: Weights) -> Function:
     path = weights.find(tool.name)
     remedy = f"It should hold a torch.export program for {tool.name}, saved with torch.export.save. {weights.source}".strip()
-    inspect_program(path, remedy)
+    checked = inspect_program(path, remedy)
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(checked)
         if tool.traits.gpu and torch.cuda.is_available():  # it was made on a CPU, and says so wherever it makes a tensor
             program = move_to_device_pass(program, "cuda")
         # Guards are code in the file; they only repeat which sizes were foreseen. Older versions of PyTorch have none.
@@ -61,11 +61,18 @@ _NAME = re.compile(r"[\w.+-]*")  # of tensors, arguments, files, devices, versio
 _PROSE = {"metadata", "in_spec", "out_spec", "guards_code", "as_string", "as_strings"}  # never becomes code, or is quoted there
 
 
-def inspect_program(path: Path, remedy: str = "") -> None:
-    """Raise `BadWeights` unless the .pt2 file holds plain tensors and a graph of tensor operators, nothing else."""
+def inspect_program(path: Path, remedy: str = "") -> io.BytesIO:
+    """What was checked, as an archive of its own: two readers of one zip file may find two programs in it.
+
+    Raises `BadWeights` unless the .pt2 file holds plain tensors and a graph of tensor operators, nothing else.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            found = archive.infolist()
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in found)
+            if packed or sum(entry.file_size for entry in found) > path.stat().st_size:
+                raise zipfile.BadZipFile("it would grow when unpacked")  # torch.export.save packs nothing
+            names = [entry.filename for entry in found]
             entries = {name.partition("/")[2]: archive.read(name) for name in names}
     except Exception as error:  # a damaged zip raises many kinds: BadZipFile, zlib.error, NotImplementedError ...
         raise BadWeights(path, f"is no .pt2 archive ({type(error).__name__}: {error})", remedy) from error
@@ -74,6 +81,12 @@ def inspect_program(path: Path, remedy: str = "") -> None:
         raise BadWeights(path, "holds a name twice, or more than one folder", remedy)
     for complaint in _complaints(entries):
         raise BadWeights(path, complaint, remedy)
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(f"program/{name}", data)
+    checked.seek(0)
+    return checked
 
 
 def _complaints(entries: dict[str, bytes]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import struct
 import sys
 import warnings
 import zipfile
@@ -83,12 +85,12 @@ def test_a_program_of_one_size_takes_any_through_tiles(program_of, network, tmp_
         np.testing.assert_allclose(tool(image)[inner], expected[inner], atol=1)
 
 
-def rewritten(program: Path, target: Path, change) -> Path:
+def rewritten(program: Path, target: Path, change, packing: int = zipfile.ZIP_STORED) -> Path:
     """The archive with its entries changed by `change(entries)`, names without the leading folder."""
     with zipfile.ZipFile(program) as archive:
         entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     change(entries)
-    with zipfile.ZipFile(target, "w") as archive:
+    with zipfile.ZipFile(target, "w", packing) as archive:
         for name, data in entries.items():
             archive.writestr(f"net/{name}", data)
     return target
@@ -162,6 +164,30 @@ def test_an_archive_that_shows_two_readers_two_programs_is_refused(program, prog
                 archive.writestr(f"net/{name.partition('/')[2]}", data)
         with pytest.raises(BadWeights, match="holds a name twice, or more than one folder"):
             program_of(path).load()
+
+
+def test_what_is_loaded_is_what_was_checked(program, program_of, tmp_path):
+    """Of two directories Python reads the one before the end record, PyTorch the one at the place that this record names."""
+    crater = tmp_path / "crater"
+    bomb = rewritten(program, tmp_path / "bomb.pt2", lambda e: e.update({"data/sample_inputs/model.pt": pickled(crater)}))
+    sound = rewritten(program, tmp_path / "sound.pt2", lambda entries: None)
+    bad, good = bomb.read_bytes(), sound.read_bytes()
+    place_of = struct.Struct("<L")
+    (bad_at,), (good_at,) = (place_of.unpack(data[-6:-2]) for data in (bad, good))
+    head = bad[:bad_at] + bytes(len(good)) + bad[bad_at:-22]
+    at, listed = bad_at + len(good), bytearray(good[good_at:-22])
+    for entry in re.finditer(rb"PK", good[good_at:-22]):  # Python takes what it did not expect for a preface
+        place = slice(entry.start() + 42, entry.start() + 46)
+        listed[place] = place_of.pack(place_of.unpack(listed[place])[0] + at - good_at)
+    (tmp_path / "two.pt2").write_bytes(head + good[:good_at] + listed + good[-22:-6] + place_of.pack(at) + good[-2:])
+    assert program_of(tmp_path / "two.pt2")(noise_image(16, 16)).shape == (32, 32, 3)
+    assert not crater.exists()
+
+
+def test_an_archive_that_grows_is_refused(program, program_of, tmp_path):
+    path = rewritten(program, tmp_path / "packed.pt2", lambda e: e.update({"extra/zeros": bytes(10**6)}), zipfile.ZIP_DEFLATED)
+    with pytest.raises(BadWeights, match="it would grow when unpacked"):
+        program_of(path).load()
 
 
 def t_expr(text):
