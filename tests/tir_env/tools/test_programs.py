@@ -16,6 +16,7 @@ import torch
 from tests.tir_env.tools.conftest import noise_image
 from tests.tir_env.tools.test_networks import Bomb, to_image, to_tensor
 from tir_env.tools import BadWeights, ToolError
+from tir_env.tools.programs import inspect_program
 
 
 class Net(torch.nn.Module):
@@ -71,6 +72,30 @@ def test_a_program_for_multiples_of_eight(program_of, network, tmp_path):
     tool.check(noise_image(17, 23), tool(noise_image(17, 23)))
 
 
+class Varied(torch.nn.Module):
+    """Uses what networks use beside convolutions: operators with words, assertions, parts of its own."""
+
+    def forward(self, image):
+        flat = image.flatten(2)
+        mixed = torch.einsum("b c n, b d n -> b c d", flat, flat).softmax(-1) @ flat
+        image = torch.nn.functional.pad(mixed.reshape(image.shape), (1, 1, 1, 1), mode="reflect")[..., 1:-1, 1:-1] + image
+        with torch.no_grad():
+            image = image + 0 * torch.fft.rfft2(image, norm="ortho").abs().mean()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image = image + torch.nn.functional.gelu(image, approximate="tanh")
+        count = (image > 0.5).sum().item()
+        torch._check(count >= 0)
+        image = image + torch.zeros(count).sum() + torch.div(image, 2, rounding_mode="floor")
+        return torch.cond(image.sum() > 0, lambda each: each + 0.0, lambda each: each - 0.0, (image,))
+
+
+def test_a_program_of_many_kinds_of_operators(tmp_path):
+    sides = {2: 8 * torch.export.Dim("rows", min=1, max=50), 3: 8 * torch.export.Dim("columns", min=1, max=50)}
+    path = tmp_path / "varied.pt2"
+    torch.export.save(torch.export.export(Varied().eval(), (torch.rand(1, 3, 32, 40),), dynamic_shapes=(sides,)), path)
+    inspect_program(path)
+
+
 def test_a_program_of_one_size_takes_any_through_tiles(program_of, network, tmp_path):
     path = tmp_path / "fixed.pt2"
     torch.export.save(torch.export.export(network, (torch.rand(1, 3, 32, 32),)), path)
@@ -103,6 +128,20 @@ def edited(name, edit):
     return change
 
 
+def nested(spec):
+    """The program's arguments are of that structure."""
+
+    def edit(text):
+        content = json.loads(text)
+        signature = content["graph_module"]["module_call_graph"][0]["signature"]
+        top = json.loads(signature["in_spec"])
+        top[1]["children_spec"][1]["children_spec"].append({**spec, "children_spec": []})
+        signature["in_spec"] = json.dumps(top)
+        return json.dumps(content)
+
+    return edited("models/model.json", edit)
+
+
 def pickled(crater):
     buffer = io.BytesIO()
     torch.save(Bomb(crater), buffer)
@@ -128,6 +167,31 @@ def test_archives_that_hide_code_are_refused(program, program_of, tmp_path):
         "a method caller": (
             edited("models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "_operator.methodcaller", 1)),
             "no tensor operator",
+        ),
+        "an operator that writes files": (
+            edited(
+                "models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.ops.aten.from_file.default")
+            ),
+            "'torch.ops.aten.from_file.default', which is no tensor operator",
+        ),
+        "a method of an operator": (
+            edited(
+                "models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.ops.aten.conv2d.decompose")
+            ),
+            "no tensor operator",
+        ),
+        "an operator that calls programs": (
+            edited("models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.ops.higher_order.print")),
+            "no tensor operator",
+        ),
+        "a path as an argument": (
+            edited("models/model.json", lambda t: t.replace('{"as_bool": false}', '{"as_string": "/etc/passwd"}', 1)),
+            "holds the name '/etc/passwd'",
+        ),
+        "a structure that imports": (nested({"type": "collections.defaultdict", "context": "{}"}), "holds the structure"),
+        "a structure with code in it": (
+            nested({"type": "builtins.list", "context": '{"__enum__": true, "fqn": "antigravity:x", "name": "x"}'}),
+            "holds the structure",
         ),
         "a size that is code": (
             edited("models/model.json", lambda t: t.replace(json.loads(t_expr(t)), touch.replace('"', "'"), 1)),
