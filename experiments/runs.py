@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -39,6 +40,7 @@ KEEP = 2  # checkpoints
 BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 PLACES = ("out", "resume")  # settings that say nothing of what was computed
 
+QUERY = re.compile(r'https?://[^\s"]*[?#]')
 Settings = TypeVar("Settings")
 Row = dict[str, float]
 ROW: TypeAdapter[Any] = TypeAdapter(dict[str, float | None])
@@ -165,6 +167,9 @@ class RunFolder:
             if without_login(text) != text:
                 thing = f"--{name.replace('_', '-')}"
                 raise Problem(thing, "has an address with a password in it, which would be written down", "Leave it out.")
+            if QUERY.search(text):  # often with a key in it
+                thing = f"--{name.replace('_', '-')}"
+                raise Problem(thing, "has an address with a query in it, which would be written down", "Leave it out.")
         return json.dumps(asdict(settings), indent=1, default=str) + "\n"
 
     def changes(self) -> list[Change]:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from agents.clip_mlp.config import Hyperparameters
+from agents.vlm.config import VlmOptions
 from experiments import runs
 from experiments.report_page.reading import read_run
 from experiments.reporting import table
@@ -104,6 +105,28 @@ def test_a_password_is_not_written_down(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "run", Run(ray_address="ray://me:pass-word@host:10001"))
     assert "pass-word" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mark", ["?", "#"])
+def test_a_query_is_not_written_down(tmp_path: Path, mark: str) -> None:
+    teacher = f"zero-shot:endpoint:m@https://host/v1{mark}api_key=SECRET"
+    with pytest.raises(Problem, match="--vlm: has an address with a query in it") as error:
+        RunFolder.create(tmp_path / "run", Run(vlm=VlmOptions(teacher=teacher)))
+    assert "SECRET" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ray://me:pass@host:1", "ray://***@host:1"),
+        ("at https://me:p@ss@host/v1", "at https://***@host/v1"),
+        ("https://me:p/a@ss@host", "https://***@host"),
+        ("endpoint:a@https://one/v1,endpoint:b@https://two", "endpoint:a@https://one/v1,endpoint:b@https://two"),
+    ],
+)
+def test_no_part_of_a_password_is_shown(text: str, shown: str) -> None:
+    assert str(Problem(text, "failed")) == f"{shown}: failed"
 
 
 def test_a_torn_row_and_rows_past_the_checkpoint_are_dropped(folder: RunFolder) -> None:
