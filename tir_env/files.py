@@ -25,16 +25,17 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
         old = path.is_dir()  # a folder cannot be replaced by rename while it holds something
         if old and not (aside / "new").is_dir():  # what lies in there is not to be lost for a file
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if old:
-            os.replace(path, aside / "old")
         try:
-            os.replace(aside / "new", path)
-        except OSError:
             if old:
+                os.replace(path, aside / "old")
+            os.replace(aside / "new", path)
+        except BaseException:
+            if (aside / "old").exists() and not path.exists():
                 os.replace(aside / "old", path)
             raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if path.exists() or not (aside / "old").exists():  # else `sweep` puts it back
+            shutil.rmtree(aside, ignore_errors=True)
     return path
 
 

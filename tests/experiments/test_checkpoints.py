@@ -230,6 +230,30 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "thing" / "state").read_bytes() == b"weights"
 
 
+@pytest.mark.parametrize("works", [True, False], ids=["put back", "left for sweep"])
+def test_a_folder_is_not_lost_where_its_replacement_is_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    save(tmp_path / "thing")
+    replace = os.replace
+
+    def interrupted(old: Path, new: Path) -> None:
+        if old.name == "new":
+            raise KeyboardInterrupt
+        if old.name == "old" and not works:
+            raise FULL
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tir_env.files.os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt if works else OSError):
+            write_aside(tmp_path / "thing", lambda path: path.mkdir())
+    assert (tmp_path / "thing").exists() == works
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+    assert (tmp_path / "thing" / "state").read_bytes() == b"weights"
+
+
 def test_what_a_kill_in_the_middle_leaves_is_put_right(tmp_path: Path) -> None:
     """Killed with the old folder taken out, before the new one came in; and killed while the new one was written."""
     save(tmp_path / "thing")
