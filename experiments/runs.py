@@ -29,7 +29,7 @@ from experiments.checkpoints import CheckpointError, fault, seal, to_disk
 from experiments.console import command_for
 from pool import Problem
 from pool.errors import describe, readable, without_login
-from tir_env.files import sweep, write_aside
+from tir_env.files import sweep, write_aside, write_first
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
 CHANGES = "settings.jsonl"
@@ -90,15 +90,16 @@ class RunFolder:
             (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Problem(path, f"cannot be made: {error.strerror}", "Choose another --out.") from error
+        if not write_first(path / CONFIG, lambda aside: aside.write_text(text, encoding="utf-8")):
+            raise taken(path)  # by a run that began at the same time
         folder.identify()
-        write_aside(path / CONFIG, lambda aside: aside.write_text(text, encoding="utf-8"))
         return folder
 
     @staticmethod
     def check_free(path: Path) -> None:
         RunFolder.check_writable(path)
         if (path / CONFIG).exists():
-            raise Problem(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
+            raise taken(path)
 
     @staticmethod
     def check_writable(path: Path) -> None:
@@ -176,7 +177,7 @@ class RunFolder:
         """What --resume made other than the run was begun with, in order."""
         path = self.path / CHANGES
         try:
-            return [CHANGE.validate_json(line) for line in _text(path).splitlines()] if path.exists() else []
+            return [CHANGE.validate_json(line) for line in _text(path).split("\n") if line] if path.exists() else []
         except ValidationError as error:
             raise Problem(path, "is damaged", "It was changed by hand: put back a copy of the file, or delete it.") from error
 
@@ -301,10 +302,21 @@ class RunFolder:
     def _checkpoints(self) -> list[Path]:
         folder = self.path / CHECKPOINTS
         return (
-            sorted(path for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii())
+            sorted(
+                (path for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii()),
+                key=lambda path: int(path.name),
+            )
             if folder.is_dir()
             else []
         )
+
+
+class Taken(Problem):
+    """A folder that holds a run."""
+
+
+def taken(path: Path) -> Taken:
+    return Taken(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
 
 
 def _version(package: str) -> str:

@@ -39,6 +39,25 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def write_first(path: Path, write: Callable[[Path], Any]) -> bool:
+    """A file, where there is none: of several that write it at once one does. Whether it was this one."""
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        _write(path, aside / "new", write)
+        try:
+            os.link(aside / "new", path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            path.open("xb").close()
+            os.replace(aside / "new", path)
+    except FileExistsError:
+        return False
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
 def _write(path: Path, aside: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agents.vlm.config import VlmOptions
 from experiments import runs
 from experiments.report_page.reading import read_run
 from experiments.reporting import table
-from experiments.run import Run, completed, settings_from
+from experiments.run import Run, completed, open_folder, settings_from
 from experiments.runs import ABOUT, CHANGES, CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
 
@@ -41,6 +42,22 @@ def test_a_run_is_not_written_over(folder: RunFolder) -> None:
     with pytest.raises(Problem, match=r"holds a run already\. Go on with it: --resume"):
         RunFolder.create(folder.path, Run())
     assert free_folder(folder.path).name == "run-2"
+
+
+def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = pytest.MonkeyPatch()
+
+    def late(path: Path) -> None:  # both looked before either wrote
+        looks.undo()
+        RunFolder.create(path, Run(seed=1))
+
+    looks.setattr(RunFolder, "check_free", late)
+    with pytest.raises(Problem, match="holds a run already"):
+        RunFolder.create(tmp_path / "run", Run(seed=2))
+    assert RunFolder(tmp_path / "run").settings(Run).seed == 1
+    looks.setattr(RunFolder, "check_free", late)
+    monkeypatch.setattr("experiments.run.DEFAULT_OUT", tmp_path / "usual")
+    assert open_folder(Run(out=tmp_path / "usual"), Console()).path.name == "usual-2"
 
 
 def test_a_package_that_is_not_installed_does_not_lose_a_run_at_its_end(
@@ -151,6 +168,19 @@ def test_checkpoints_are_whole_and_the_last_ones_stay(folder: RunFolder) -> None
     assert len(list((folder.path / CHECKPOINTS).iterdir())) == KEEP
     folder.save_checkpoint(4, save, keep=3)
     assert sorted(path.name for path in (folder.path / CHECKPOINTS).iterdir()) == ["000002", "000003", "000004"]
+
+
+def test_the_millionth_checkpoint_is_the_last(folder: RunFolder) -> None:
+    for number in (999_998, 999_999, 1_000_000):
+        folder.save_checkpoint(number, save)
+    assert folder.last_checkpoint()[0] == 1_000_000
+    assert [path.name for path in folder._checkpoints()] == ["999999", "1000000"]
+
+
+def test_a_setting_may_have_any_line_end_in_it(folder: RunFolder) -> None:
+    folder.write_settings(replace(folder.settings(Run), images="two\u2028lines"))
+    [change] = folder.changes()
+    assert change.settings["images"][1] == "two\u2028lines"
 
 
 def test_what_a_killed_save_leaves_is_no_checkpoint(folder: RunFolder) -> None:
