@@ -25,11 +25,11 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.checkpoints import CheckpointError, fault, seal, to_disk
+from experiments.checkpoints import CheckpointError, fault, seal
 from experiments.console import command_for
 from pool import Problem
 from pool.errors import describe, readable, without_login
-from tir_env.files import sweep, write_aside, write_first
+from tir_env.files import sweep, to_disk, write_aside, write_first
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
 CHANGES = "settings.jsonl"
@@ -121,7 +121,7 @@ class RunFolder:
     def identify(self) -> None:
         """A word of its own, once and for all, by which it knows its checkpoints again wherever it is moved to."""
         if not (self.path / IDENTITY).exists():
-            write_aside(self.path / IDENTITY, lambda path: path.write_text(uuid.uuid4().hex, encoding="utf-8"))
+            write_aside(self.path / IDENTITY, lambda path: path.write_text(uuid.uuid4().hex, encoding="utf-8"), lasting=True)
 
     @property
     def identity(self) -> str:
@@ -154,8 +154,8 @@ class RunFolder:
         if other := {key: (before[key], now[key]) for key in now if key in before and before[key] != now[key]}:
             lines = [*self.changes(), Change(self.last_checkpoint()[0], other)]
             log = "".join(f"{CHANGE.dump_json(each).decode()}\n" for each in lines)
-            write_aside(self.path / CHANGES, lambda path: path.write_text(log, encoding="utf-8"))
-        write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+            write_aside(self.path / CHANGES, lambda path: path.write_text(log, encoding="utf-8"), lasting=True)
+        write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), lasting=True)
 
     def _as_json(self, settings: Any) -> str:
         for name, value in asdict(settings).items():

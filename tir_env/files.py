@@ -16,12 +16,27 @@ from pathlib import Path
 from typing import Any
 
 
-def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
-    """`write(somewhere)` makes a file or a folder; then it takes the place of `path`, a folder that of a folder alone."""
+def to_disk(path: Path) -> None:
+    """A file or a folder: not only written, but there after a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_aside(path: Path, write: Callable[[Path], Any], lasting: bool = False) -> Path:
+    """`write(somewhere)` makes a file or a folder; then it takes the place of `path`, a folder that of a folder alone.
+
+    `lasting`: it is whole after a power cut, too. That takes milliseconds for each file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         _write(path, aside / "new", write)
+        if lasting:
+            for each in (*(aside / "new").rglob("*"), aside / "new"):
+                to_disk(each)
         old = path.is_dir()  # a folder cannot be replaced by rename while it holds something
         if old and not (aside / "new").is_dir():  # what lies in there is not to be lost for a file
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -36,14 +51,17 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         if path.exists() or not (aside / "old").exists():  # else `sweep` puts it back
             shutil.rmtree(aside, ignore_errors=True)
+    if lasting:
+        to_disk(path.parent)
     return path
 
 
 def write_first(path: Path, write: Callable[[Path], Any]) -> bool:
-    """A file, where there is none: of several that write it at once one does. Whether it was this one."""
+    """A lasting file, where there is none: of several that write it at once one does. Whether it was this one."""
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         _write(path, aside / "new", write)
+        to_disk(aside / "new")
         try:
             os.link(aside / "new", path)
         except FileExistsError:
@@ -55,6 +73,7 @@ def write_first(path: Path, write: Callable[[Path], Any]) -> bool:
         return False
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    to_disk(path.parent)
     return True
 
 
