@@ -132,7 +132,7 @@ class RunFolder:
     @property
     def writer(self) -> str:
         """Who learns, by the settings."""
-        settings = self.settings(_Learner)
+        settings = self.settings(_Learner, whole=False)
         return f"{settings.algo} {settings.policy}"
 
     def claim(self) -> str:
@@ -195,13 +195,19 @@ class RunFolder:
         text = json.dumps({**about, "machine": machine, "versions": versions}, indent=1) + "\n"
         write_aside(self.path / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def settings(self, kind: type[Settings]) -> Settings:
+    def settings(self, kind: type[Settings], whole: bool = True) -> Settings:
+        """`whole`: the file has no others."""
+        remedy = "It was changed by hand, or written by another version."
         try:
-            return TypeAdapter(kind).validate_json((self.path / CONFIG).read_bytes())
+            text = (self.path / CONFIG).read_bytes()
+            settings = TypeAdapter(kind).validate_json(text)
         except ValidationError as error:
             problem = error.errors()[0]
             reason = f"cannot be read: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-            raise Problem(self.path / CONFIG, reason, "It was changed by hand, or written by another version.") from error
+            raise Problem(self.path / CONFIG, reason, remedy) from error
+        if whole and (unknown := flat(json.loads(text)).keys() - flat(asdict(settings)).keys()):  # type: ignore[call-overload]
+            raise Problem(self.path / CONFIG, f"cannot be read: {', '.join(sorted(unknown))}: there is no such setting", remedy)
+        return settings
 
     # -- the log -------------------------------------------------------------------------------------------------------------
 

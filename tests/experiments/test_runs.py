@@ -102,6 +102,16 @@ def test_rows_of_another_form_are_holes_too(folder: RunFolder, line: str) -> Non
         folder.rows()
 
 
+@pytest.mark.parametrize(("section", "name"), [(None, "iteratons"), ("light", "learning_rate")])
+def test_settings_that_there_are_not_are_named(folder: RunFolder, section: str | None, name: str) -> None:
+    content = json.loads((folder.path / CONFIG).read_text())
+    (content[section] if section else content)[name] = 7
+    (folder.path / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(Problem, match=rf"{name}: there is no such setting\. It was changed by hand"):
+        folder.settings(Run)
+    assert folder.writer == "ppo None"
+
+
 def test_settings_that_are_no_text_are_named(folder: RunFolder) -> None:
     (folder.path / CONFIG).write_bytes(b"\xff\xfe{}")
     for read in (lambda: folder.settings(Run), lambda: folder.writer):
