@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pool import Problem
+from tir_env.files import to_disk
 
 MANIFEST = "manifest.json"
 VERSION: Literal[1] = 1
@@ -119,12 +119,3 @@ def digest_of(place: Path) -> str:
     if place.is_file():
         return digest(place)
     return hashlib.sha256("".join(f"{digest(place / name)} {name}\n" for name in files_in(place)).encode()).hexdigest()
-
-
-def to_disk(path: Path) -> None:
-    """A file or a folder: not only written, but there after a power cut."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -41,7 +41,7 @@ from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
 from experiments.reporting import by_case, draw_curves, draw_extremes, rank, summary, table, tell_failures
-from experiments.runs import KEEP, TABLE, TRAJECTORIES, RunFolder, free_folder
+from experiments.runs import KEEP, TABLE, TRAJECTORIES, RunFolder, Taken, free_folder
 from pool import Problem
 from tir_env.trajectory import Start, Trajectory
 from tir_env.tree import TreeWorld
@@ -304,8 +304,13 @@ def open_folder(settings: Run, console: Console) -> RunFolder:
         if done := folder.last_checkpoint()[0]:
             console.print(f"going on after iteration {done}")
         return folder
-    path = free_folder(settings.out) if settings.out == DEFAULT_OUT else settings.out
-    return RunFolder.create(path, replace(settings, out=path))
+    while True:
+        path = free_folder(settings.out) if settings.out == DEFAULT_OUT else settings.out
+        try:
+            return RunFolder.create(path, replace(settings, out=path))
+        except Taken:  # by a run that began at the same time
+            if settings.out != DEFAULT_OUT:
+                raise
 
 
 def held_out(world: World, count: int) -> list[Start]:

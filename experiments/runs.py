@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -24,11 +25,11 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.checkpoints import CheckpointError, fault, seal, to_disk
+from experiments.checkpoints import CheckpointError, fault, seal
 from experiments.console import command_for
 from pool import Problem
 from pool.errors import describe, readable, without_login
-from tir_env.files import sweep, write_aside
+from tir_env.files import sweep, to_disk, write_aside, write_first
 
 CONFIG, LOG, CHECKPOINTS, OWNER, IDENTITY = "config.json", "log.jsonl", "checkpoints", "owner", "identity"
 CHANGES = "settings.jsonl"
@@ -39,6 +40,7 @@ KEEP = 2  # checkpoints
 BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 PLACES = ("out", "resume")  # settings that say nothing of what was computed
 
+QUERY = re.compile(r'https?://[^\s"]*[?#]')
 Settings = TypeVar("Settings")
 Row = dict[str, float]
 ROW: TypeAdapter[Any] = TypeAdapter(dict[str, float | None])
@@ -88,15 +90,16 @@ class RunFolder:
             (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Problem(path, f"cannot be made: {error.strerror}", "Choose another --out.") from error
+        if not write_first(path / CONFIG, lambda aside: aside.write_text(text, encoding="utf-8")):
+            raise taken(path)  # by a run that began at the same time
         folder.identify()
-        write_aside(path / CONFIG, lambda aside: aside.write_text(text, encoding="utf-8"))
         return folder
 
     @staticmethod
     def check_free(path: Path) -> None:
         RunFolder.check_writable(path)
         if (path / CONFIG).exists():
-            raise Problem(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
+            raise taken(path)
 
     @staticmethod
     def check_writable(path: Path) -> None:
@@ -118,7 +121,7 @@ class RunFolder:
     def identify(self) -> None:
         """A word of its own, once and for all, by which it knows its checkpoints again wherever it is moved to."""
         if not (self.path / IDENTITY).exists():
-            write_aside(self.path / IDENTITY, lambda path: path.write_text(uuid.uuid4().hex, encoding="utf-8"))
+            write_aside(self.path / IDENTITY, lambda path: path.write_text(uuid.uuid4().hex, encoding="utf-8"), lasting=True)
 
     @property
     def identity(self) -> str:
@@ -129,7 +132,7 @@ class RunFolder:
     @property
     def writer(self) -> str:
         """Who learns, by the settings."""
-        settings = self.settings(_Learner)
+        settings = self.settings(_Learner, whole=False)
         return f"{settings.algo} {settings.policy}"
 
     def claim(self) -> str:
@@ -151,8 +154,8 @@ class RunFolder:
         if other := {key: (before[key], now[key]) for key in now if key in before and before[key] != now[key]}:
             lines = [*self.changes(), Change(self.last_checkpoint()[0], other)]
             log = "".join(f"{CHANGE.dump_json(each).decode()}\n" for each in lines)
-            write_aside(self.path / CHANGES, lambda path: path.write_text(log, encoding="utf-8"))
-        write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+            write_aside(self.path / CHANGES, lambda path: path.write_text(log, encoding="utf-8"), lasting=True)
+        write_aside(self.path / CONFIG, lambda path: path.write_text(text, encoding="utf-8"), lasting=True)
 
     def _as_json(self, settings: Any) -> str:
         for name, value in asdict(settings).items():
@@ -165,13 +168,16 @@ class RunFolder:
             if without_login(text) != text:
                 thing = f"--{name.replace('_', '-')}"
                 raise Problem(thing, "has an address with a password in it, which would be written down", "Leave it out.")
+            if QUERY.search(text):  # often with a key in it
+                thing = f"--{name.replace('_', '-')}"
+                raise Problem(thing, "has an address with a query in it, which would be written down", "Leave it out.")
         return json.dumps(asdict(settings), indent=1, default=str) + "\n"
 
     def changes(self) -> list[Change]:
         """What --resume made other than the run was begun with, in order."""
         path = self.path / CHANGES
         try:
-            return [CHANGE.validate_json(line) for line in _text(path).splitlines()] if path.exists() else []
+            return [CHANGE.validate_json(line) for line in _text(path).split("\n") if line] if path.exists() else []
         except ValidationError as error:
             raise Problem(path, "is damaged", "It was changed by hand: put back a copy of the file, or delete it.") from error
 
@@ -190,13 +196,19 @@ class RunFolder:
         text = json.dumps({**about, "machine": machine, "versions": versions}, indent=1) + "\n"
         write_aside(self.path / ABOUT, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def settings(self, kind: type[Settings]) -> Settings:
+    def settings(self, kind: type[Settings], whole: bool = True) -> Settings:
+        """`whole`: the file has no others."""
+        remedy = "It was changed by hand, or written by another version."
         try:
-            return TypeAdapter(kind).validate_json((self.path / CONFIG).read_bytes())
+            text = (self.path / CONFIG).read_bytes()
+            settings = TypeAdapter(kind).validate_json(text)
         except ValidationError as error:
             problem = error.errors()[0]
             reason = f"cannot be read: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-            raise Problem(self.path / CONFIG, reason, "It was changed by hand, or written by another version.") from error
+            raise Problem(self.path / CONFIG, reason, remedy) from error
+        if whole and (unknown := flat(json.loads(text)).keys() - flat(asdict(settings)).keys()):  # type: ignore[call-overload]
+            raise Problem(self.path / CONFIG, f"cannot be read: {', '.join(sorted(unknown))}: there is no such setting", remedy)
+        return settings
 
     # -- the log -------------------------------------------------------------------------------------------------------------
 
@@ -297,10 +309,21 @@ class RunFolder:
     def _checkpoints(self) -> list[Path]:
         folder = self.path / CHECKPOINTS
         return (
-            sorted(path for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii())
+            sorted(
+                (path for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii()),
+                key=lambda path: int(path.name),
+            )
             if folder.is_dir()
             else []
         )
+
+
+class Taken(Problem):
+    """A folder that holds a run."""
+
+
+def taken(path: Path) -> Taken:
+    return Taken(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
 
 
 def _version(package: str) -> str:

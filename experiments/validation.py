@@ -51,7 +51,8 @@ class Validation:
         if PREFIX + metric in row and self._beaten(number, row[PREFIX + metric]):
             record = Record(iteration=number, metric=metric, gain=row[PREFIX + metric], starts=self.digest)
             save(best)
-            write_aside(best / RECORD, lambda path: path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8"))
+            text = record.model_dump_json(indent=1) + "\n"
+            write_aside(best / RECORD, lambda path: path.write_text(text, encoding="utf-8"), lasting=True)
         return row
 
     def _beaten(self, number: int, gain: float) -> bool:

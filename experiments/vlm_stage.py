@@ -48,6 +48,8 @@ def work(task: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, task["threads"] // size))
         torch.use_deterministic_algorithms(True, warn_only=True)
+    if rank == 0:
+        folder.check_owner(task["owner"])  # before it writes anything
     team = Team(rank, size, device, options.shard)
     first, last = plan.span(stage)
     done, checkpoint = folder.last_checkpoint()
@@ -58,6 +60,7 @@ def work(task: dict[str, Any]) -> None:
         if checkpoint is not None and done > first:
             learner.load(checkpoint)
         if rank == 0:
+            folder.check_owner(task["owner"])
             folder.write_settings(settings)
         tried = "validation" in task
         validation = Validation(World(**task["validation"], pool=pool), folder, settings) if tried and rank == 0 else None

@@ -44,11 +44,13 @@ class Arena:
         self.path = path
         length = 2 * lanes * size
         hidden = path.with_suffix(".new")  # from `sweep`, until it is locked
-        self._file = hidden.open("x+b") if create else path.open("r+b")
-        if create:
+        if create:  # images will lie in it, and /dev/shm is everybody's
+            self._file = os.fdopen(os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._file.fileno(), length)
             hidden.rename(path)
+        else:
+            self._file = path.open("r+b")
         self._memory = memoryview(mmap.mmap(self._file.fileno(), length))
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self.free = [Lane(2 * lane * size, (2 * lane + 1) * size, size) for lane in range(lanes)]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-LOGIN = re.compile(r"(?<=://)[^/\s@]+@")  # of an address: user:password@host
+LOGIN = re.compile(r"(?<=://)(?:(?!://)\S)+@(?!\w+://)")  # of an address: user:password@host, and not endpoint:MODEL@http://...
 
 
 class Problem(Exception):

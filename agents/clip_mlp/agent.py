@@ -127,8 +127,9 @@ class ClipMlpAgent:
         """Both files are replaced whole; the weights go first, so that a JSON file never describes weights that are not there."""
         folder.mkdir(parents=True, exist_ok=True)
         data = {"shape": asdict(self.actor.shape), "encoder": asdict(self.spec), "tools": self.tools}
-        write_aside(folder / WEIGHTS, lambda path: save_file(self.actor.state_dict(), path))
-        write_aside(folder / JSON, lambda path: path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+        text = json.dumps(data, indent=1) + "\n"
+        write_aside(folder / WEIGHTS, lambda path: save_file(self.actor.state_dict(), path), lasting=True)
+        write_aside(folder / JSON, lambda path: path.write_text(text, encoding="utf-8"), lasting=True)
 
     @classmethod
     def load(cls, folder: Path, encoder: Model | None = None) -> ClipMlpAgent:

@@ -153,9 +153,6 @@ class Endpoint:
                     self._settings = {}
         except httpx.TimeoutException as error:
             raise Slow(self.name, "gave no whole answer in time", "Try a smaller image, or a faster model.") from error
-        except httpx.DecodingError as error:
-            reason = "answered with something that cannot be unpacked"
-            raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?") from error
         except httpx.HTTPError as error:
             reason = f"cannot be reached: {type(error).__name__}: {self._in_short(str(error))}"
             raise Unreachable(self.name, reason, f"Is {self.url} right, and is there a network?") from error
@@ -164,10 +161,15 @@ class Endpoint:
         return self._text(answer)
 
     def _send(self, body: dict[str, Any]) -> Answer:
-        """httpx's own timeout is one for each piece of an answer, and it knows no limit to their number."""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        """httpx's own timeout is one for each piece of an answer, and it knows no limit to their number, nor to what they unpack to."""
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         ends, read = time.monotonic() + self.timeout, bytearray()
         with self._http.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as answer:
+            if answer.headers.get("content-encoding", "identity") != "identity":
+                if answer.status_code == httpx.codes.OK:
+                    reason = "answered with something packed, which it was not asked for"
+                    raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?")
+                return Answer(answer.status_code, answer.headers.get("retry-after", ""), b"")
             for part in answer.iter_bytes():
                 read += part
                 if len(read) > LARGEST:

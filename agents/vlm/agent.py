@@ -112,7 +112,9 @@ class VlmAgent:
             "kind": KIND, "spec": asdict(self.spec), "plan_at_once": self.at_once, "manner": asdict(self.manner),
             "tools": [tool.name for tool in self.toolbox],
         }  # fmt: skip
-        write_aside(folder / JSON, lambda path: path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+        write_aside(
+            folder / JSON, lambda path: path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"), lasting=True
+        )
 
     @classmethod
     def load(cls, folder: Path, toolbox: Toolbox, base: str | None = None) -> VlmAgent:
@@ -139,7 +141,7 @@ def write_model(vlm: Vlm, folder: Path, weights: dict[str, Tensor] | None = None
             (vlm.adapter[0] or vlm.model).save_pretrained(new, state_dict=weights)
             vlm.processor.save_pretrained(new)
 
-    write_aside(folder, write)
+    write_aside(folder, write, lasting=True)
 
 
 def read_model(spec: VlmSpec, folder: Path) -> Vlm:

@@ -87,14 +87,17 @@ def _number(noted: Any) -> float | None:
 
 
 def _is_number(noted: Any) -> bool:
-    """NaN, which a file of notes may hold, is none."""
-    return isinstance(noted, int | float) and math.isfinite(noted)
+    """NaN, which a file of notes may hold, is none, and neither is what is too large."""
+    try:
+        return isinstance(noted, int | float) and math.isfinite(noted)
+    except OverflowError:
+        return False
 
 
 def _params(params: Mapping[str, Any]) -> str:
     """Seeds left out."""
     told = {k: v for k, v in params.items() if "seed" not in k}
-    return ", ".join(v if isinstance(v, str) else f"{k} {v:.3g}" for k, v in told.items())
+    return ", ".join(v if isinstance(v, str) else f"{k} {v:.3g}" if _is_number(v) else f"{k} {v}" for k, v in told.items())
 
 
 def _numbers(quality: Mapping[str, Any], metrics: Sequence[str], what: str) -> list[float | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from tir_env.world import World
 
 SIDE = 384  # of a thumbnail, at most
 QUALITY = 90
+LARGEST = 1 << 20  # bytes of a thumbnail
 WORST = 12  # trajectories of each metric whose pictures go first
 BASE64 = 4 / 3
 
@@ -90,15 +92,31 @@ def gather(run: Run, limit: float, remake: bool = False) -> Album:
 
 def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[str, bytes]:
     """A trajectory's thumbnails: as they were kept, or made again, and then kept if the folder may be written to."""
-    found = {d: place(folder, d).read_bytes() for d in digests_of(trajectory) if place(folder, d).is_file()}
-    kept = {digest: data for digest, data in found.items() if data[:4] == b"RIFF" and data[8:12] == b"WEBP"}
+    kept = {d: picture for d in digests_of(trajectory) if (picture := _kept(place(folder, d))) is not None}
     if len(kept) == len(digests_of(trajectory)):
         return kept
     made = {digest: thumbnail(image) for digest, image in images_of(studio.with_images(trajectory))}
-    if os.access(folder, os.W_OK):
+    if os.access(folder, os.W_OK) and not (folder / THUMBNAILS).is_symlink():
         for digest, picture in made.items():
             _write(place(folder, digest), picture)
     return made
+
+
+def _kept(path: Path) -> bytes | None:
+    """A thumbnail that is one: a folder from elsewhere may have links to the reader's own files in its place."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(file, "rb") as opened:
+            if path.parent.is_symlink() or not stat.S_ISREG(os.fstat(file).st_mode):
+                return None
+            data = opened.read(LARGEST + 1)
+        with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as picture:
+            if len(data) > LARGEST or max(picture.size) > SIDE:
+                return None
+            picture.load()
+    except Exception:  # it is not there, or damaged: Pillow raises many kinds
+        return None
+    return data
 
 
 class Studio:

@@ -169,7 +169,7 @@ def test_a_full_disk_loses_nothing_and_says_how_to_go_on(when: str, tmp_path: Pa
     writes = {"while it is saved": half, "while PyTorch saves": torch_finds_it_full}.get(when, save)
     with monkeypatch.context() as patch:
         if when == "while it is sealed":
-            patch.setattr("experiments.checkpoints.os.fsync", disk_is_full)
+            patch.setattr("tir_env.files.os.fsync", disk_is_full)
         if when == "while it is renamed":
             patch.setattr("tir_env.files.os.replace", disk_is_full)
         with pytest.raises(CheckpointError, match=r"checkpoint 3: cannot be written: .*Iteration 2 is saved\..*--resume"):
@@ -228,6 +228,52 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
             write_aside(tmp_path / "thing", lambda path: path.mkdir())
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
     assert (tmp_path / "thing" / "state").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["put back", "left for sweep"])
+def test_a_folder_is_not_lost_where_its_replacement_is_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    save(tmp_path / "thing")
+    replace = os.replace
+
+    def interrupted(old: Path, new: Path) -> None:
+        if old.name == "new":
+            raise KeyboardInterrupt
+        if old.name == "old" and not works:
+            raise FULL
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tir_env.files.os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt if works else OSError):
+            write_aside(tmp_path / "thing", lambda path: path.mkdir())
+    assert (tmp_path / "thing").exists() == works
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+    assert (tmp_path / "thing" / "state").read_bytes() == b"weights"
+
+
+def test_what_is_to_last_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def noted(number: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        sync(number)
+
+    def moved(old: Path, new: Path) -> None:
+        done.append("moved")
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", noted)
+    monkeypatch.setattr("os.replace", moved)
+    write_aside(tmp_path / "thing", save, lasting=True)
+    assert sorted(done[:-3]) == ["deep", "more", "state"]
+    assert done[-3:] == ["new", "moved", tmp_path.name]
+    done.clear()
+    RunFolder.create(tmp_path / "run", Run())
+    assert done == ["new", "run", "new", "moved", "run"]  # config.json and the identity
 
 
 def test_what_a_kill_in_the_middle_leaves_is_put_right(tmp_path: Path) -> None:

@@ -389,7 +389,8 @@ def test_the_explorer_knows_what_was_noted_and_what_failed(run: Path) -> None:
     read = read_run(run, "run")
     step = read.trajectories[0].steps[0]
     step.notes = {"probabilities": [0.0, 0.1, 0.2, 0.3, 0.4, 0.0], "policy_calls": 2, "other": object()}
-    read.trajectories[1].steps[0].notes = {"probabilities": "high", "said": 3}
+    step.params = {"strength": 10**400}
+    read.trajectories[1].steps[0].notes = {"probabilities": "high", "said": 3, "policy_calls": 10**400}
     told = explorer([read], [Album()])
     assert told["metrics"] == ["psnr", "ssim"]
     first, second = told["trajectories"][:2]

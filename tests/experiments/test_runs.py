@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from agents.clip_mlp.config import Hyperparameters
+from agents.vlm.config import VlmOptions
 from experiments import runs
 from experiments.report_page.reading import read_run
 from experiments.reporting import table
-from experiments.run import Run, completed, settings_from
+from experiments.run import Run, completed, open_folder, settings_from
 from experiments.runs import ABOUT, CHANGES, CHECKPOINTS, CONFIG, IDENTITY, KEEP, LOG, RunFolder, free_folder
 from pool import Problem
 
@@ -40,6 +42,22 @@ def test_a_run_is_not_written_over(folder: RunFolder) -> None:
     with pytest.raises(Problem, match=r"holds a run already\. Go on with it: --resume"):
         RunFolder.create(folder.path, Run())
     assert free_folder(folder.path).name == "run-2"
+
+
+def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = pytest.MonkeyPatch()
+
+    def late(path: Path) -> None:  # both looked before either wrote
+        looks.undo()
+        RunFolder.create(path, Run(seed=1))
+
+    looks.setattr(RunFolder, "check_free", late)
+    with pytest.raises(Problem, match="holds a run already"):
+        RunFolder.create(tmp_path / "run", Run(seed=2))
+    assert RunFolder(tmp_path / "run").settings(Run).seed == 1
+    looks.setattr(RunFolder, "check_free", late)
+    monkeypatch.setattr("experiments.run.DEFAULT_OUT", tmp_path / "usual")
+    assert open_folder(Run(out=tmp_path / "usual"), Console()).path.name == "usual-2"
 
 
 def test_a_package_that_is_not_installed_does_not_lose_a_run_at_its_end(
@@ -84,6 +102,16 @@ def test_rows_of_another_form_are_holes_too(folder: RunFolder, line: str) -> Non
         folder.rows()
 
 
+@pytest.mark.parametrize(("section", "name"), [(None, "iteratons"), ("light", "learning_rate")])
+def test_settings_that_there_are_not_are_named(folder: RunFolder, section: str | None, name: str) -> None:
+    content = json.loads((folder.path / CONFIG).read_text())
+    (content[section] if section else content)[name] = 7
+    (folder.path / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(Problem, match=rf"{name}: there is no such setting\. It was changed by hand"):
+        folder.settings(Run)
+    assert folder.writer == "ppo None"
+
+
 def test_settings_that_are_no_text_are_named(folder: RunFolder) -> None:
     (folder.path / CONFIG).write_bytes(b"\xff\xfe{}")
     for read in (lambda: folder.settings(Run), lambda: folder.writer):
@@ -104,6 +132,28 @@ def test_a_password_is_not_written_down(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "run", Run(ray_address="ray://me:pass-word@host:10001"))
     assert "pass-word" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mark", ["?", "#"])
+def test_a_query_is_not_written_down(tmp_path: Path, mark: str) -> None:
+    teacher = f"zero-shot:endpoint:m@https://host/v1{mark}api_key=SECRET"
+    with pytest.raises(Problem, match="--vlm: has an address with a query in it") as error:
+        RunFolder.create(tmp_path / "run", Run(vlm=VlmOptions(teacher=teacher)))
+    assert "SECRET" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ray://me:pass@host:1", "ray://***@host:1"),
+        ("at https://me:p@ss@host/v1", "at https://***@host/v1"),
+        ("https://me:p/a@ss@host", "https://***@host"),
+        ("endpoint:a@https://one/v1,endpoint:b@https://two", "endpoint:a@https://one/v1,endpoint:b@https://two"),
+    ],
+)
+def test_no_part_of_a_password_is_shown(text: str, shown: str) -> None:
+    assert str(Problem(text, "failed")) == f"{shown}: failed"
 
 
 def test_a_torn_row_and_rows_past_the_checkpoint_are_dropped(folder: RunFolder) -> None:
@@ -128,6 +178,19 @@ def test_checkpoints_are_whole_and_the_last_ones_stay(folder: RunFolder) -> None
     assert len(list((folder.path / CHECKPOINTS).iterdir())) == KEEP
     folder.save_checkpoint(4, save, keep=3)
     assert sorted(path.name for path in (folder.path / CHECKPOINTS).iterdir()) == ["000002", "000003", "000004"]
+
+
+def test_the_millionth_checkpoint_is_the_last(folder: RunFolder) -> None:
+    for number in (999_998, 999_999, 1_000_000):
+        folder.save_checkpoint(number, save)
+    assert folder.last_checkpoint()[0] == 1_000_000
+    assert [path.name for path in folder._checkpoints()] == ["999999", "1000000"]
+
+
+def test_a_setting_may_have_any_line_end_in_it(folder: RunFolder) -> None:
+    folder.write_settings(replace(folder.settings(Run), images="two\u2028lines"))
+    [change] = folder.changes()
+    assert change.settings["images"][1] == "two\u2028lines"
 
 
 def test_what_a_killed_save_leaves_is_no_checkpoint(folder: RunFolder) -> None:

@@ -25,7 +25,7 @@ from agents.vlm.settings import VlmSpec
 from agents.vlm.team import Team
 from experiments import vlm_stage
 from experiments.run import Run, compare
-from experiments.runs import RunFolder
+from experiments.runs import CONFIG, RunFolder
 from experiments.vlm import (
     AFTER_SFT,
     DEMONSTRATIONS,
@@ -302,3 +302,27 @@ def test_who_is_lost_after_the_last_checkpoint_is_not_missed(folder: RunFolder, 
         "pool": {"kind": "local"}, "threads": 1, "world": {},
     })  # fmt: skip
     assert folder.last_checkpoint()[0] == 4
+
+
+def test_a_learner_whose_run_was_taken_over_writes_nothing(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = folder.claim()
+    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1))
+    for setting in ("set_num_threads", "use_deterministic_algorithms"):  # of the whole process
+        monkeypatch.setattr(torch, setting, lambda *arguments, **options: None)
+    task = {
+        "settings": replace(SETTINGS, seed=5), "stage": "grpo", "plan": Plan(0, 4), "folder": str(folder.path), "owner": word,
+        "at": "/none", "pool": {"kind": "local"}, "threads": 1, "world": {},
+    }  # fmt: skip
+    before = (folder.path / CONFIG).read_bytes()
+
+    def taken(*arguments: Any) -> SimpleNamespace:
+        folder.claim()
+        folder.append({"iteration": 1})  # the new owner's
+        return SimpleNamespace(load=lambda checkpoint: None)
+
+    monkeypatch.setattr(vlm_stage, "make_learner", taken)
+    for _ in range(2):  # taken over while it loads, and before
+        with pytest.raises(Problem, match="is gone on with by another run"):
+            work(task)
+        assert [row["iteration"] for row in folder.rows()] == [1]
+        assert (folder.path / CONFIG).read_bytes() == before

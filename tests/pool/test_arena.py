@@ -35,6 +35,10 @@ def test_a_second_process_would_see_what_the_first_packed(shared: Arena) -> None
     assert not back["a"].flags.writeable
 
 
+def test_other_users_cannot_read_it(shared: Arena) -> None:
+    assert shared.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_lanes_do_not_overlap(shared: Arena) -> None:
     arrays = [np.full(60_000, value, np.uint8) for value in range(4)]
     starts = [start for lane in shared.free for start in (lane.there, lane.back)]

@@ -9,6 +9,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from tir_env.tools.weights import BadWeights, Weights
 def exported_function(tool: Tool, weights: Weights) -> Function:
     path = weights.find(tool.name)
     remedy = f"It should hold a torch.export program for {tool.name}, saved with torch.export.save. {weights.source}".strip()
-    inspect_program(path, remedy)
+    checked = inspect_program(path, remedy)
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(checked)
         if tool.traits.gpu and torch.cuda.is_available():  # it was made on a CPU, and says so wherever it makes a tensor
             program = move_to_device_pass(program, "cuda")
         # Guards are code in the file; they only repeat which sizes were foreseen. Older versions of PyTorch have none.
@@ -47,10 +48,18 @@ _ENTRIES = re.compile(
     r"data/weights/(weight_\d+|\w+_config\.json)|data/constants/(tensor_\d+|\w+_config\.json)"
 )
 _ARITHMETIC = "add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem"
+_CONTROL = (
+    "cond|while_loop|map_impl|scan|associative_scan|wrap_with_set_grad_enabled|wrap_with_autocast|wrap_activation_checkpoint|"
+    "tag_activation_checkpoint|invoke_subgraph|flex_attention|out_dtype"
+)
 _TARGETS = re.compile(
-    rf"torch\.ops\.(aten|prim|prims|higher_order)\.\w+(\.\w+)?|_operator\.({_ARITHMETIC})|"
+    rf"torch\.ops\.(aten|prim|prims)\.\w+\.\w+|torch\.ops\.higher_order\.({_CONTROL})|_operator\.({_ARITHMETIC})|"
     r"math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+|torch\._sym_sqrt"
 )
+_TEXTS = {  # that an operator may take: which way, and what an assertion says. Others take files' names
+    "activation", "algorithm", "approximate", "assert_msg", "driver", "equation", "indexing", "interpolation", "mode", "norm", "ord",
+    "p", "pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side", "UPLO",
+}  # fmt: skip
 _SIZE_WORDS = re.compile(
     r"[a-z]{1,2}\d+|\d+|Symbol|Integer|Rational|Float|Mul|Add|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv|"
     r"TruncToInt|CeilToInt|FloorToInt|ToFloat|Where|Eq|Ne|Equality|Unequality|Le|Lt|Ge|Gt|LessThan|GreaterThan|StrictLessThan|"
@@ -58,14 +67,23 @@ _SIZE_WORDS = re.compile(
 )
 _SIZE_MARKS = re.compile(r"[\w\s'(),+\-*/=<>]*")
 _NAME = re.compile(r"[\w.+-]*")  # of tensors, arguments, files, devices, versions: no quote, bracket, blank or line end
-_PROSE = {"metadata", "in_spec", "out_spec", "guards_code", "as_string", "as_strings"}  # never becomes code, or is quoted there
+_TEXT = re.compile(r"[\w\s.,+>-]*")  # that an operator is given, such as "b c, c d -> b d": no path
+_CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict")
+_PROSE = {"metadata", "guards_code"}  # never becomes code
 
 
-def inspect_program(path: Path, remedy: str = "") -> None:
-    """Raise `BadWeights` unless the .pt2 file holds plain tensors and a graph of tensor operators, nothing else."""
+def inspect_program(path: Path, remedy: str = "") -> io.BytesIO:
+    """What was checked, as an archive of its own: two readers of one zip file may find two programs in it.
+
+    Raises `BadWeights` unless the .pt2 file holds plain tensors and a graph of tensor operators, nothing else.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            found = archive.infolist()
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in found)
+            if packed or sum(entry.file_size for entry in found) > path.stat().st_size:
+                raise zipfile.BadZipFile("it would grow when unpacked")  # torch.export.save packs nothing
+            names = [entry.filename for entry in found]
             entries = {name.partition("/")[2]: archive.read(name) for name in names}
     except Exception as error:  # a damaged zip raises many kinds: BadZipFile, zlib.error, NotImplementedError ...
         raise BadWeights(path, f"is no .pt2 archive ({type(error).__name__}: {error})", remedy) from error
@@ -74,6 +92,12 @@ def inspect_program(path: Path, remedy: str = "") -> None:
         raise BadWeights(path, "holds a name twice, or more than one folder", remedy)
     for complaint in _complaints(entries):
         raise BadWeights(path, complaint, remedy)
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(f"program/{name}", data)
+    checked.seek(0)
+    return checked
 
 
 def _complaints(entries: dict[str, bytes]) -> Iterator[str]:
@@ -101,12 +125,48 @@ def _json_complaints(name: str, content: Any) -> Iterator[str]:
         if key == "expr_str":
             if not _is_harmless_size(value):
                 yield f"its program holds the size {value[:80]!r}, which is no plain arithmetic"
-        elif not _NAME.fullmatch(value):
+        elif key in ("in_spec", "out_spec"):
+            if not _is_plain_spec(value):
+                yield f"its {name} holds the structure {value[:80]!r}, which is not of tuples, lists and dicts alone"
+        elif not (_TEXT if key in ("as_string", "as_strings") else _NAME).fullmatch(value):
             yield f"its {name} holds the name {value[:80]!r}"
-        elif key in ("target", "as_operator") and "." in value and not _TARGETS.fullmatch(value):
+        elif key in ("target", "as_operator") and "." in value and not _is_tensor_operator(value):
             yield f"its program calls {value!r}, which is no tensor operator"
         elif key == "use_pickle":
             yield f"its {name} asks for a pickle, which could run code"
+
+
+def _is_tensor_operator(target: str) -> bool:
+    """Whether it neither takes a file's name nor arguments of any kind."""
+    if not _TARGETS.fullmatch(target):
+        return False
+    _, *rest = target.split(".")
+    if rest[0] != "ops" or rest[1] == "higher_order":
+        return True
+    try:
+        operator = reduce(getattr, rest, torch)
+    except (AttributeError, RuntimeError):  # there is no such operator
+        return False
+    if not isinstance(operator, torch._ops.OpOverload) or "..." in str(operator._schema):
+        return False
+    return all(each.name in _TEXTS or not re.search(r"\bstr\b", str(each.type)) for each in operator._schema.arguments)
+
+
+def _is_plain_spec(text: str) -> bool:
+    """Of how arguments and results are nested. Other types than these import what they name."""
+    try:
+        _, spec = json.loads(text)
+        return _is_plain(spec)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _is_plain(spec: Any) -> bool:
+    if spec["type"] is None:
+        return spec["context"] is None
+    names = json.loads(spec["context"]) or []  # a dict's keys
+    plain = isinstance(names, list) and all(isinstance(each, str) and _NAME.fullmatch(each) for each in names)
+    return plain and spec["type"] in _CONTAINERS and all(map(_is_plain, spec["children_spec"]))
 
 
 def _is_harmless_size(expression: str) -> bool:
@@ -117,9 +177,11 @@ def _is_harmless_size(expression: str) -> bool:
 def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text at any depth with the key that it stands under, keys too, prose left out. A true `use_pickle` counts as text."""
     if isinstance(content, dict):
+        argument = content.get("arg")
+        message = content.get("name") == "assert_msg" and isinstance(argument, dict) and argument.keys() == {"as_string"}
         for name, value in content.items():
             yield "expr_str" if key == "range_constraints" else "", name
-            if name not in _PROSE:
+            if name not in _PROSE and not (message and name == "arg"):
                 yield from _strings(value, name)
     elif isinstance(content, list):
         for value in content:

@@ -192,8 +192,15 @@ class TreeWorld(World):
         return np.where(np.isnan(values), -np.inf, values)
 
     def remake(self, trajectory: Trajectory) -> Trajectory:
-        """The same trajectory with its images, made again in the real world."""
+        """The same trajectory with its images, made again in the real world, with tools that ship: others may run any program."""
         ground = self.tree.ground
+        for name, ships in (
+            (f"toolbox {ground.toolbox}", ground.toolbox in Toolbox.names()),
+            (f"depth {ground.haze}", "model:" not in ground.haze),
+        ):
+            if not ships:
+                reason = "does not ship, and what a tree's file names may run any program"
+                raise TreeError(name, reason, "If you trust it: open a World with it, and world.remake(trajectory).")
         part: Any = self.tree.starts[self._number(trajectory.start)].part
         real = World(
             ground.images, part, ground.suite, ground.toolbox, self.reward, tuple(self.metrics), self.horizon, ground.crop,

@@ -37,6 +37,7 @@ class Server:
     url: str
     asked: list[dict[str, Any]]
     keys: list[str]
+    encodings: list[str]  # that were asked for
 
 
 @contextmanager
@@ -44,12 +45,14 @@ def chat_server(answers: Answers | list[Answer]) -> Iterator[Server]:
     """`answers`: one after another, the last one for ever; or a function of the request."""
     asked: list[dict[str, Any]] = []
     keys: list[str] = []
+    encodings: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(body)
             keys.append(self.headers.get("Authorization", ""))
+            encodings.append(self.headers.get("Accept-Encoding", ""))
             answer = answers(body) if callable(answers) else answers[min(len(asked), len(answers)) - 1]
             time.sleep(answer.wait)
             data = answer.whole().encode()
@@ -66,7 +69,7 @@ def chat_server(answers: Answers | list[Answer]) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield Server(f"http://127.0.0.1:{server.server_address[1]}/v1", asked, keys)
+        yield Server(f"http://127.0.0.1:{server.server_address[1]}/v1", asked, keys, encodings)
     finally:
         server.shutdown()
         server.server_close()

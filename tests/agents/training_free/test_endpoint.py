@@ -60,6 +60,7 @@ def test_what_is_sent_and_what_comes_back() -> None:
     assert head == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
     assert server.keys == ["Bearer sk-secret"]
+    assert server.encodings == ["identity"]
 
 
 def test_tool_calls_are_told_as_qwen_writes_them() -> None:
@@ -97,7 +98,9 @@ def test_many_questions_keep_their_order() -> None:
         (Answer(body='{"choices": [{"message": {"content": [1]}}]}'), Nonsense, 3),
         (Answer(body="[" * 100_000), Nonsense, 3),
         (Answer(body="x", headers={"Content-Type": "text/plain; charset=utf-16"}), Nonsense, 3),
+        (Answer("It is what it says.", headers={"Content-Encoding": "other"}), Nonsense, 3),
         (Answer(body="this is not packed", headers={"Content-Encoding": "gzip"}), Nonsense, 3),
+        (Answer(code=503, body="neither is this", headers={"Content-Encoding": "gzip"}), Busy, 3),
         (Answer(code=503, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"}), Busy, 3),
         (Answer("late", wait=0.5), Slow, 3),
     ],

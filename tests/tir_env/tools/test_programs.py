@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import struct
 import sys
 import warnings
 import zipfile
@@ -14,6 +16,7 @@ import torch
 from tests.tir_env.tools.conftest import noise_image
 from tests.tir_env.tools.test_networks import Bomb, to_image, to_tensor
 from tir_env.tools import BadWeights, ToolError
+from tir_env.tools.programs import inspect_program
 
 
 class Net(torch.nn.Module):
@@ -69,6 +72,30 @@ def test_a_program_for_multiples_of_eight(program_of, network, tmp_path):
     tool.check(noise_image(17, 23), tool(noise_image(17, 23)))
 
 
+class Varied(torch.nn.Module):
+    """Uses what networks use beside convolutions: operators with words, assertions, parts of its own."""
+
+    def forward(self, image):
+        flat = image.flatten(2)
+        mixed = torch.einsum("b c n, b d n -> b c d", flat, flat).softmax(-1) @ flat
+        image = torch.nn.functional.pad(mixed.reshape(image.shape), (1, 1, 1, 1), mode="reflect")[..., 1:-1, 1:-1] + image
+        with torch.no_grad():
+            image = image + 0 * torch.fft.rfft2(image, norm="ortho").abs().mean()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image = image + torch.nn.functional.gelu(image, approximate="tanh")
+        count = (image > 0.5).sum().item()
+        torch._check(count >= 0)
+        image = image + torch.zeros(count).sum() + torch.div(image, 2, rounding_mode="floor")
+        return torch.cond(image.sum() > 0, lambda each: each + 0.0, lambda each: each - 0.0, (image,))
+
+
+def test_a_program_of_many_kinds_of_operators(tmp_path):
+    sides = {2: 8 * torch.export.Dim("rows", min=1, max=50), 3: 8 * torch.export.Dim("columns", min=1, max=50)}
+    path = tmp_path / "varied.pt2"
+    torch.export.save(torch.export.export(Varied().eval(), (torch.rand(1, 3, 32, 40),), dynamic_shapes=(sides,)), path)
+    inspect_program(path)
+
+
 def test_a_program_of_one_size_takes_any_through_tiles(program_of, network, tmp_path):
     path = tmp_path / "fixed.pt2"
     torch.export.save(torch.export.export(network, (torch.rand(1, 3, 32, 32),)), path)
@@ -83,12 +110,12 @@ def test_a_program_of_one_size_takes_any_through_tiles(program_of, network, tmp_
         np.testing.assert_allclose(tool(image)[inner], expected[inner], atol=1)
 
 
-def rewritten(program: Path, target: Path, change) -> Path:
+def rewritten(program: Path, target: Path, change, packing: int = zipfile.ZIP_STORED) -> Path:
     """The archive with its entries changed by `change(entries)`, names without the leading folder."""
     with zipfile.ZipFile(program) as archive:
         entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     change(entries)
-    with zipfile.ZipFile(target, "w") as archive:
+    with zipfile.ZipFile(target, "w", packing) as archive:
         for name, data in entries.items():
             archive.writestr(f"net/{name}", data)
     return target
@@ -99,6 +126,20 @@ def edited(name, edit):
         entries[name] = edit(entries[name].decode()).encode()
 
     return change
+
+
+def nested(spec):
+    """The program's arguments are of that structure."""
+
+    def edit(text):
+        content = json.loads(text)
+        signature = content["graph_module"]["module_call_graph"][0]["signature"]
+        top = json.loads(signature["in_spec"])
+        top[1]["children_spec"][1]["children_spec"].append({**spec, "children_spec": []})
+        signature["in_spec"] = json.dumps(top)
+        return json.dumps(content)
+
+    return edited("models/model.json", edit)
 
 
 def pickled(crater):
@@ -126,6 +167,31 @@ def test_archives_that_hide_code_are_refused(program, program_of, tmp_path):
         "a method caller": (
             edited("models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "_operator.methodcaller", 1)),
             "no tensor operator",
+        ),
+        "an operator that writes files": (
+            edited(
+                "models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.ops.aten.from_file.default")
+            ),
+            "'torch.ops.aten.from_file.default', which is no tensor operator",
+        ),
+        "a method of an operator": (
+            edited(
+                "models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.ops.aten.conv2d.decompose")
+            ),
+            "no tensor operator",
+        ),
+        "an operator that calls programs": (
+            edited("models/model.json", lambda t: t.replace("torch.ops.aten.conv2d.default", "torch.ops.higher_order.print")),
+            "no tensor operator",
+        ),
+        "a path as an argument": (
+            edited("models/model.json", lambda t: t.replace('{"as_bool": false}', '{"as_string": "/etc/passwd"}', 1)),
+            "holds the name '/etc/passwd'",
+        ),
+        "a structure that imports": (nested({"type": "collections.defaultdict", "context": "{}"}), "holds the structure"),
+        "a structure with code in it": (
+            nested({"type": "builtins.list", "context": '{"__enum__": true, "fqn": "antigravity:x", "name": "x"}'}),
+            "holds the structure",
         ),
         "a size that is code": (
             edited("models/model.json", lambda t: t.replace(json.loads(t_expr(t)), touch.replace('"', "'"), 1)),
@@ -162,6 +228,30 @@ def test_an_archive_that_shows_two_readers_two_programs_is_refused(program, prog
                 archive.writestr(f"net/{name.partition('/')[2]}", data)
         with pytest.raises(BadWeights, match="holds a name twice, or more than one folder"):
             program_of(path).load()
+
+
+def test_what_is_loaded_is_what_was_checked(program, program_of, tmp_path):
+    """Of two directories Python reads the one before the end record, PyTorch the one at the place that this record names."""
+    crater = tmp_path / "crater"
+    bomb = rewritten(program, tmp_path / "bomb.pt2", lambda e: e.update({"data/sample_inputs/model.pt": pickled(crater)}))
+    sound = rewritten(program, tmp_path / "sound.pt2", lambda entries: None)
+    bad, good = bomb.read_bytes(), sound.read_bytes()
+    place_of = struct.Struct("<L")
+    (bad_at,), (good_at,) = (place_of.unpack(data[-6:-2]) for data in (bad, good))
+    head = bad[:bad_at] + bytes(len(good)) + bad[bad_at:-22]
+    at, listed = bad_at + len(good), bytearray(good[good_at:-22])
+    for entry in re.finditer(rb"PK", good[good_at:-22]):  # Python takes what it did not expect for a preface
+        place = slice(entry.start() + 42, entry.start() + 46)
+        listed[place] = place_of.pack(place_of.unpack(listed[place])[0] + at - good_at)
+    (tmp_path / "two.pt2").write_bytes(head + good[:good_at] + listed + good[-22:-6] + place_of.pack(at) + good[-2:])
+    assert program_of(tmp_path / "two.pt2")(noise_image(16, 16)).shape == (32, 32, 3)
+    assert not crater.exists()
+
+
+def test_an_archive_that_grows_is_refused(program, program_of, tmp_path):
+    path = rewritten(program, tmp_path / "packed.pt2", lambda e: e.update({"extra/zeros": bytes(10**6)}), zipfile.ZIP_DEFLATED)
+    with pytest.raises(BadWeights, match="it would grow when unpacked"):
+        program_of(path).load()
 
 
 def t_expr(text):

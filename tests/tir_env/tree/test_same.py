@@ -12,7 +12,7 @@ from tests.conftest import Mean
 from tests.tir_env.tree.forest import REWARDS, break_metric, grown, real_world, starts_of
 from tir_env.observations import Observer
 from tir_env.trajectory import Start
-from tir_env.tree import RestorationTree, RestorationTreeVector, Tree, TreeWorld
+from tir_env.tree import RestorationTree, RestorationTreeVector, Tree, TreeError, TreeWorld
 from tir_env.vector import RestorationVectorEnv
 from tir_env.world import World
 
@@ -153,6 +153,8 @@ def test_a_trajectory_of_the_tree_is_made_again_with_its_images(sown: tuple[Tree
     [trajectory] = world.begin([sown[1][0]])
     for action in (0, 4, 1):
         world.step([trajectory], [action])
+    with pytest.raises(TreeError, match="toolbox fake: does not ship, and what a tree's file names may run any program"):
+        world.remake(trajectory)
     again = real_world().remake(trajectory)
     assert again == trajectory
     assert again.image.shape == (128, 128, 3)
