@@ -125,7 +125,12 @@ def test_training_on_a_tree(grown: Path, tmp_path: Path, algo: str, cluster: Non
     assert "2 starts to learn from and 1 starts to test on" in done.stdout.replace("\n", " ")
     rows = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
     assert set(rows) == {f"{algo} clip_mlp", "random", "no tool", "brighten/gamma", "brighten/shift", "denoise/median"}
-    assert (tmp_path / "run" / "figures" / "median.png").exists(), "made again with its images"
+    said = done.stdout.replace("\n", " ")
+    assert "no pictures of trajectories: toolbox" in said, "its tools may run any program"
+    assert "If you trust it: report.py --remake" in said
+    report = within("report.py", tmp_path / "run", "--remake", "--out", tmp_path / "r.html")
+    assert report.returncode == 0, report.stderr
+    assert "have no pictures" not in (tmp_path / "r.html").read_text()
     said = within("evaluate.py", "--agent", tmp_path / "run", "--suite", "dark", "--episodes", 2)
     assert said.returncode == 0, said.stderr
 

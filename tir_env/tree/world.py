@@ -200,7 +200,7 @@ class TreeWorld(World):
         ):
             if not ships:
                 reason = "does not ship, and what a tree's file names may run any program"
-                raise TreeError(name, reason, "If you trust it: open a World with it, and world.remake(trajectory).")
+                raise TreeError(name, reason, "If you trust it: report.py --remake, or a World's own remake().")
         part: Any = self.tree.starts[self._number(trajectory.start)].part
         real = World(
             ground.images, part, ground.suite, ground.toolbox, self.reward, tuple(self.metrics), self.horizon, ground.crop,

@@ -116,7 +116,7 @@ def test_a_request_that_is_taken_back_writes_no_file(service: Service, pictures:
     def slow(calls: Any) -> Any:
         ran.append(calls[0].model)
         began.set()
-        goes_on.wait(30)
+        goes_on.wait(3)
         return run(calls)
 
     async def conversation(client: Client) -> None:
