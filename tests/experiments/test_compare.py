@@ -143,7 +143,9 @@ def test_of_a_bound_that_gains_nothing_there_is_no_share() -> None:
 def test_the_clock_does_not_run_for_what_is_reported() -> None:
     with ExitStack() as stack:
         contestant = Contestant.enter(stack, "none", "noise+jpeg", replace(SMALL, metrics=("fsim", "psnr")))
-        assert set(contestant.world.metrics) == {"entropy"}
+        assert set(contestant.world.metrics) == {"psnr"}
+        as_is = Contestant.enter(stack, "none", "as-is", replace(SMALL, metrics=("pocket-deqa", "piqe")))
+        assert set(as_is.world.metrics) == {"piqe"}
 
 
 def test_all_tools_are_there_before_the_clock_runs(tmp_path: Path) -> None:
