@@ -49,6 +49,7 @@ PARTS = {
     "reports": Part(run_folders.reports, 0.2),
     "run-options": Part(options.run_options),
     "evaluate-options": Part(options.evaluate_options),
+    "restore-options": Part(options.restore_options, 0.05),
 }
 
 
@@ -57,7 +58,7 @@ class Fuzz:
     only: tuple[str, ...] = ()
     """Parts to run; not given: all."""
     count: int = 10_000
-    """Inputs of each part; a fifth of reports, a twentieth over HTTP."""
+    """Inputs of each part; a fifth of reports, a twentieth over HTTP and of pictures restored."""
     seed: int = 0
     """Decides every mutation."""
     seconds: float = 20.0

@@ -69,6 +69,18 @@ def test_broken_files_end_in_typed_errors(tmp_path: Path) -> None:
     assert all(report[part]["inputs"] == 60 and not report[part]["wrong"] for part in parts)
 
 
+def test_the_other_parts_of_that_drill(tmp_path: Path) -> None:
+    parts = {
+        "toolboxes": 20, "metric-networks": 20, "endpoint-http": 1, "trajectories": 20, "agents": 20, "reports": 4,
+        "evaluate-options": 20, "restore-options": 1,
+    }  # fmt: skip
+    done = script("drills/fuzz_inputs.py", "--only", *parts, "--count", 20, "--json", tmp_path / "f.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "f.json").read_text())
+    assert {part: report[part]["inputs"] for part in parts} == parts
+    assert not any(report[part]["wrong"] for part in parts)
+
+
 def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: Path) -> None:
     done = script("show.py", "cases", "--suite", "mio100", "--out", tmp_path / "a.png")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Command lines of run.py and evaluate.py, up to where work would begin: options misspelt, doubled, without values, with odd ones."""
+"""Command lines: options misspelt, doubled, without values, with odd ones. run.py and evaluate.py go on to where work would begin."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import contextlib
 import io
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from experiments.console import parse
 from experiments.drills.fuzzing.trials import Trial
 from experiments.evaluate import Evaluate, opened
+from experiments.restore import Restore, restore
 from experiments.run import Run, checked, settings_from, workplace_for
-from pool import connect
 from pool.console import problem_of
+from tir_env.images import write_image
 
 VALUES = (
     "", " ", "-1", "0", "1", "2", "3", "64", "1e3", "nan", "inf", "1e999", "0x10", "²", "٣", "true", "None", "x" * 5000, "9" * 5000,
@@ -38,12 +40,22 @@ VALUES = (
     "clip_mlp", "paper", "off", "test",
     "all", "10000000000", "-9223372036854775809",
 )  # fmt: skip
+SOUND = ("random", "none", "denoise/dct", "denoise/dct+dejpeg/dct", "agenticir", "4kagent")  # agents
 SPARED = ("engine",)  # looks for a package that is not there
+
+
+def names_of(kind: type) -> Iterator[str]:
+    """Of all options; those of a dataclass within it have no prefix."""
+    for each in fields(kind):
+        if is_dataclass(within := each.default_factory):
+            yield from names_of(within)
+        elif each.name not in SPARED:
+            yield each.name.replace("_", "-")
 
 
 def arguments_of(kind: type, rng: random.Random, first: list[str]) -> list[str]:
     """A few options, mostly of the right names, with one value for each, mostly."""
-    names = [f.name.replace("_", "-") for f in fields(kind) if f.name not in SPARED]
+    names = list(names_of(kind))
     words = list(first)
     for _ in range(rng.choice((0, 1, 1, 2, 3, 5))):
         name = rng.choice(names)
@@ -52,6 +64,12 @@ def arguments_of(kind: type, rng: random.Random, first: list[str]) -> list[str]:
         values = [rng.choice(VALUES) for _ in range(rng.choice((1, 1, 1, 1, 1, 0, 2)))]
         words += [f"--{name}={values[0]}"] if values and rng.random() < 0.2 else [f"--{name}", *values]
     return words
+
+
+def for_agent(kind: type, rng: random.Random, first: list[str]) -> list[str]:
+    """The same for an agent, mostly a sound one."""
+    agents = rng.choice((SOUND, SOUND, VALUES, ()))
+    return arguments_of(kind, rng, [*first, "--agent", rng.choice(agents)] if agents else first)
 
 
 def on_line(read: Callable[[], None]) -> Trial:
@@ -92,12 +110,28 @@ def evaluate_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
     """As evaluate.py, until an episode would begin."""
 
     def read(arguments: list[str]) -> None:
-        settings: Any = parse(Evaluate, arguments)
-        if settings.pool == "ray":
+        settings = parse(Evaluate, arguments)
+        if settings.tool_pool.pool == "ray":
             return
-        with connect("local") as pool:
+        with settings.tool_pool.open() as pool:
             opened(settings, pool)
 
     while True:
-        arguments = arguments_of(Evaluate, rng, ["--agent", rng.choice(VALUES)] if rng.random() < 0.9 else [])
+        arguments = for_agent(Evaluate, rng, [])
+        yield on_line(partial(read, arguments))
+
+
+def restore_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
+    """As restore.py on a small picture, to its end; but where it writes is not left to chance."""
+    photo, out = folder / "photo.png", folder / "out"
+    write_image(photo, np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8))
+
+    def read(arguments: list[str]) -> None:
+        settings = parse(Restore, arguments)
+        settings.out, settings.overwrite = out, True
+        if settings.tool_pool.pool != "ray" and settings.photo == photo:
+            restore(settings)
+
+    while True:
+        arguments = for_agent(Restore, rng, [str(photo)])
         yield on_line(partial(read, arguments))
