@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.console import at_least, main, write_json
-from experiments.drills.fuzzing import answers, options, picture_files, run_folders, saved, scores, yaml_texts
+from experiments.drills.fuzzing import answers, options, picture_files, run_folders, saved, scores, weight_files, yaml_texts
 from experiments.drills.fuzzing.trials import SHOWN, Trials, feed
 from pool import Problem
 from tir_env.yaml_files import suggest
@@ -42,6 +42,7 @@ PARTS = {
     "endpoint-http": Part(answers.endpoint_http, 0.05),
     "metric-outputs": Part(scores.metric_outputs),
     "metric-networks": Part(scores.metric_networks),
+    "weights": Part(weight_files.weights),
     "trees": Part(saved.trees),
     "trajectories": Part(saved.trajectories),
     "agents": Part(saved.agents),

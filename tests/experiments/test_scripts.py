@@ -71,7 +71,7 @@ def test_broken_files_end_in_typed_errors(tmp_path: Path) -> None:
 
 def test_the_other_parts_of_that_drill(tmp_path: Path) -> None:
     parts = {
-        "toolboxes": 20, "metric-networks": 20, "endpoint-http": 1, "trajectories": 20, "agents": 20, "reports": 4,
+        "toolboxes": 20, "weights": 20, "metric-networks": 20, "endpoint-http": 1, "trajectories": 20, "agents": 20, "reports": 4,
         "evaluate-options": 20, "restore-options": 1,
     }  # fmt: skip
     done = script("drills/fuzz_inputs.py", "--only", *parts, "--count", 20, "--json", tmp_path / "f.json")

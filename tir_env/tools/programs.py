@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import zipfile
@@ -27,16 +29,36 @@ def exported_function(tool: Tool, weights: Weights) -> Function:
     path = weights.find(tool.name)
     remedy = f"It should hold a torch.export program for {tool.name}, saved with torch.export.save. {weights.source}".strip()
     checked = inspect_program(path, remedy)
+    causes: list[BaseException] = []
     try:
-        program = torch.export.load(checked)
+        with _unsaid(causes):
+            program = torch.export.load(checked)
         if tool.traits.gpu and torch.cuda.is_available():  # it was made on a CPU, and says so wherever it makes a tensor
             program = move_to_device_pass(program, "cuda")
         # Guards are code in the file; they only repeat which sizes were foreseen. Older versions of PyTorch have none.
         guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
         module = program.module(**guards)
     except Exception as error:  # made by another version, or damaged: it can raise anything
-        raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
+        cause = causes[-1] if causes else error
+        raise BadWeights(path, f"cannot be loaded ({type(cause).__name__}: {str(cause)[:200]})", remedy) from error
     return torch_function(module, module, tool)
+
+
+@contextlib.contextmanager
+def _unsaid(causes: list[BaseException]) -> Iterator[None]:
+    """PyTorch logs a traceback in place of raising what went wrong; here it is kept, for who has to say it."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            causes.append(record.exc_info[1])
+        return not record.exc_info
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 # --- a look inside ----------------------------------------------------------------------------------------------------------------
@@ -210,7 +232,8 @@ def onnx_function(tool: Tool, weights: Weights) -> Function:
     wanted = ["CUDAExecutionProvider"] if tool.traits.gpu else []
     providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in onnxruntime.get_available_providers()]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # With one provider there is nothing to fall back on, and to say so on standard output would be all that it does.
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=len(providers) > 1)
     except Exception as error:  # onnxruntime's own exceptions have no common base but Exception
         raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
     inputs, outputs = session.get_inputs(), session.get_outputs()

@@ -292,6 +292,19 @@ def onnx_file(path: Path, channels: int = 3) -> np.ndarray:
     return kernel
 
 
+def test_what_keeps_a_program_from_loading_is_said_once_and_in_one_line(program, program_of, tmp_path, capfd, caplog):
+    """PyTorch logs a traceback and raises something else."""
+
+    def elsewhere(text):
+        return re.sub(r'"type": "cpu"', '"type": "nowhere"', text)
+
+    path = rewritten(program, tmp_path / "bad.pt2", edited("data/weights/model_weights_config.json", elsewhere))
+    with pytest.raises(BadWeights, match=r"RuntimeError: (Invalid device string|Expected one of).*nowhere"):
+        program_of(path).load()
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_onnx_file_computes_what_the_network_does(tool_of, weights_folder):
     pytest.importorskip("onnxruntime", reason="an extra: pip install onnxruntime")
     kernel = onnx_file(weights_folder / "net.onnx")
@@ -302,7 +315,7 @@ def test_an_onnx_file_computes_what_the_network_does(tool_of, weights_folder):
         np.testing.assert_allclose(tool(image), to_image(expected), atol=1)
 
 
-def test_onnx_files_that_do_not_fit(tool_of, weights_folder):
+def test_onnx_files_that_do_not_fit(tool_of, weights_folder, capsys):
     pytest.importorskip("onnxruntime", reason="an extra: pip install onnxruntime")
     onnx_file(weights_folder / "grey.onnx", channels=1)
     with pytest.raises(BadWeights, match=r"not one float \[N, 3, H, W\]"):
@@ -310,6 +323,11 @@ def test_onnx_files_that_do_not_fit(tool_of, weights_folder):
     (weights_folder / "bad.onnx").write_bytes(b"hello")
     with pytest.raises(BadWeights, match="cannot be loaded"):
         tool_of(kind="onnx", weights="bad.onnx").load()
+    odd = (weights_folder / "grey.onnx").read_bytes().replace(b"Conv", b"C\xf5nv")
+    (weights_folder / "odd.onnx").write_bytes(odd)
+    with pytest.raises(BadWeights, match="cannot be loaded"):
+        tool_of(kind="onnx", weights="odd.onnx").load()
+    assert not capsys.readouterr().out, "onnxruntime talks of falling back on what it has tried"
 
 
 def test_without_onnxruntime_the_error_says_what_to_install(tool_of, weights_folder, monkeypatch):
