@@ -178,10 +178,10 @@ class VlmWorkplace(Workplace):
         if folder.last_checkpoint()[0] >= last:
             return
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
         from ray.train.v2.api.exceptions import WorkerGroupError
 
-        from experiments.vlm_stage import work
+        from experiments.vlm_stage import Trainer, work
 
         settings = self.settings
         learners = max(1, settings.learners)
@@ -199,7 +199,7 @@ class VlmWorkplace(Workplace):
             worlds["validation"] = self.world_settings("validation")
         task = {"settings": settings, "stage": stage, "plan": plan, **worlds, **place}
         resources = {"CPU": 0.01, **({"GPU": settings.gpus} if settings.gpus else {})}
-        trainer = TorchTrainer(
+        trainer = Trainer(
             work,
             train_loop_config=task,
             torch_config=TorchConfig(timeout_s=PATIENCE),

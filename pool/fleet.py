@@ -213,11 +213,12 @@ class Fleet:
         )
 
     def _hand(self, slot: int, actor: Any, hello: Hello) -> Hand:
-        hand = Hand(slot, actor, actor._actor_id.hex(), hello)
-        if hello.node == self._node:
-            name, size = f"{self.name}-{slot}-{uuid.uuid4().hex[:12]}", self._options.group_bytes + (1 << 20)
-            hand.arena = Arena.create(name, self._options.window, size)
-        return hand
+        arena = self._arena(slot) if hello.node == self._node else None
+        return Hand(slot, actor, actor._actor_id.hex(), hello, arena=arena)
+
+    def _arena(self, slot: int) -> Arena | None:
+        name, size = f"{self.name}-{slot}-{uuid.uuid4().hex[:12]}", self._options.group_bytes + (1 << 20)
+        return Arena.create(name, self._options.window, size)
 
     def send(self, hand: Hand, job: Job) -> Future[Any]:
         """Start a group; `receive` makes a report of what the future brings."""
@@ -226,6 +227,10 @@ class Fleet:
         return future
 
     def _send_shared(self, hand: Hand, job: Job) -> Any:
+        if hand.arena is not None and not hand.arena.path.exists():  # cleared away, as systemd does when a user logs out
+            if hand.lanes:
+                return None
+            hand.arena = self._arena(hand.slot)
         if hand.arena is None or not hand.arena.free:
             return None
         lane = hand.arena.free[-1]

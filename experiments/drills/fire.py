@@ -43,6 +43,12 @@ KINDS = {  # of processes, by how they call themselves
     "tool worker": ("ray::_Actor",),
     "env runner": ("ray::SingleAgentEnvRunner",),
     "learner": ("ray::RayTrainWorker", "ray::_WrappedExecutable", "ray::LightPPOLearner", "ray::LightGRPOLearner"),
+    "helper of Ray Train": (
+        "ray::TrainController",
+        "ray::PlacementGroupCleaner",
+        "ray::SynchronizationActor",
+        "ray::DatasetManager",
+    ),
 }
 
 

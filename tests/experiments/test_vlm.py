@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray.train
 import torch
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.console import Console
 
@@ -36,7 +37,7 @@ from experiments.vlm import (
     check_perturbed,
     check_untested,
 )
-from experiments.vlm_stage import make_learner, work
+from experiments.vlm_stage import Trainer, make_learner, work
 from experiments.workplace import RETRIES
 from pool import Problem, connect
 from tir_env.images.sources import Images, skimage_photos
@@ -256,7 +257,7 @@ def learn(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, script: list[tuple
     """Each time that learners are begun they save so many more steps of four, then end as the script says; where each began."""
     begun: list[int] = []
 
-    class Trainer:
+    class Scripted:
         def __init__(self, *arguments: Any, **options: Any) -> None: ...
 
         def fit(self) -> None:
@@ -268,7 +269,7 @@ def learn(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, script: list[tuple
             if error is not None:
                 raise error
 
-    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    monkeypatch.setattr(vlm_stage, "Trainer", Scripted)
     Idle().learn("grpo", Plan(0, 4), folder, Console(file=io.StringIO()))
     return begun
 
@@ -326,3 +327,12 @@ def test_a_learner_whose_run_was_taken_over_writes_nothing(folder: RunFolder, mo
             work(task)
         assert [row["iteration"] for row in folder.rows()] == [1]
         assert (folder.path / CONFIG).read_bytes() == before
+
+
+def test_no_helper_of_ray_train_outlives_a_killed_driver() -> None:
+    """All the others of its callbacks are there."""
+    whole, ours = (
+        [type(callback).__name__ for callback in kind(print)._create_default_callbacks()] for kind in (TorchTrainer, Trainer)
+    )
+    assert ours == [name for name in whole if name != "PlacementGroupCleanerCallback"]
+    assert len(ours) > 3

@@ -60,6 +60,32 @@ def test_items_and_results_too_large_for_the_arena_go_through_ray(cluster: None)
         np.testing.assert_array_equal(small.submit(Call("add1", image)).result().unwrap(), image + 1)
 
 
+def test_whoever_clears_shared_memory_away_ends_no_call(cluster: None) -> None:
+    """As systemd does with a user's, when that user logs out."""
+    images = [np.full((64, 48, 3), index, np.uint8) for index in range(20)]
+    with pool.connect("ray", workers=1, cache_bytes=0) as one:
+        assert isinstance(one, Router)
+        one.add(Add(1), Troubled())
+
+        def right() -> bool:
+            outcomes = one.run([Call("add1", image) for image in images])
+            return all(np.array_equal(outcome.unwrap(), image + 1) for image, outcome in zip(images, outcomes, strict=True))
+
+        assert right()
+        for _ in range(2):
+            before = set(Path("/dev/shm").glob(f"pool-*{one.name}-*"))
+            assert {path.suffix for path in before} >= {".arena"}
+            for path in before:
+                path.unlink()
+            assert right()
+            after = set(Path("/dev/shm").glob(f"pool-*{one.name}-*.arena"))
+            assert len(after) == 1, "a new one is made, for speed"
+            assert not after & before
+        [died] = one.run([Call("troubled", ("die",))])
+        assert type(died.error).__name__ == "WorkerLost"
+        assert right()
+
+
 @pytest.mark.parametrize(
     ("what", "error", "attempts"),
     [
