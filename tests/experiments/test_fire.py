@@ -77,17 +77,20 @@ def test_processes_are_known_by_what_they_call_themselves() -> None:
     assert kind_of("ray::RayTrainWorker.poll") == kind_of("ray::_WrappedExecutable.update") == "learner"
     assert kind_of("/usr/bin/python /somewhere/experiments/run.py --algo ppo") == "driver"
     assert kind_of("ray::IDLE") == "idle"
+    assert kind_of("ray::PlacementGroupCleaner") == "helper of Ray Train"
 
 
-def test_growth_is_that_of_the_process_seen_longest_in_its_second_half() -> None:
-    leaks = [Sample(10.0 * k, "driver", 1, 500 if k < 30 else 1000 + 10 * k) for k in range(60)]
-    others = [Sample(k, "driver", 2, 5000) for k in range(3)]
-    found = grown(leaks + others, "driver")
-    assert found["samples"] == 60
-    assert found["most"] == 5000
+def test_growth_is_that_of_the_worst_process_in_the_second_half_of_its_work() -> None:
+    leaks = [Sample(10.0 * k, "driver", 1, 1000 if k < 30 else 1000 + 10 * k) for k in range(60)]
+    steady = [Sample(10.0 * k, "driver", 2, 700) for k in range(80)]
+    short = [Sample(k, "driver", 3, 5000) for k in range(3)]
+    found = grown([*leaks, *steady, *short], "driver")
+    assert (found["processes"], found["watched"], found["most"]) == (3, 2, 5000)
     assert found["grown"] == pytest.approx(10 * 20), "from the mean of its first third to that of its last"
-    assert grown([Sample(10.0 * k, "learner", 1, 500) for k in range(24)], "learner")["grown"] == 0
-    assert np.isnan(grown([Sample(k, "learner", 1, 500) for k in range(12)], "learner")["grown"]), "too short to say"
+    waits = [Sample(10.0 * k, "learner", 1, 60 if k < 40 else 500) for k in range(60)]
+    assert grown(waits, "learner")["grown"] == 0, "what it loads when its work begins is no leak"
+    assert grown([Sample(10.0 * k, "learner", 1, 60 + 10 * k) for k in range(80)], "learner")["grown"] > 100
+    assert np.isnan(grown([Sample(k, "learner", 1, 500) for k in range(8)], "learner")["grown"]), "too short to say"
 
 
 def test_a_row_without_its_clock() -> None:
