@@ -128,10 +128,10 @@ class Fire:
     def put_out(self) -> None:
         self._out.set()
 
-    def burn(self) -> None:
-        """Until it is put out. In the main thread: Ray starts nodes nowhere else."""
+    def burn(self, seconds: float = float("inf")) -> None:
+        """So long, or until it is put out. In the main thread: Ray starts nodes nowhere else."""
         rng, began, bag = random.Random(self.seed), time.monotonic(), list[str]()
-        while not self._out.wait(rng.uniform(0.5, 1.5) * self.pause):
+        while not self._out.wait(rng.uniform(0.5, 1.5) * self.pause) and time.monotonic() < began + seconds:
             if not bag:
                 bag = rng.sample(self.kinds, len(self.kinds))
             kind = bag.pop()

@@ -75,7 +75,7 @@ class Drill:
     policy: Literal["clip_mlp", "vlm"] | None = None
     """Who learns; not given: as run.py has it."""
     minutes: float = 5.0
-    """How long the run under fire shall take, about; the iterations that fit in are found by a trial."""
+    """How long it burns; the iterations that should fit in are found by a trial, and what is left of them comes undisturbed."""
     iterations: int = 0
     """So many in place of that."""
     pause: float = 20.0
@@ -148,7 +148,8 @@ def burn(settings: Drill, nodes: Nodes, place: Path, mounted: bool) -> dict[str,
         end = runner.submit(run.to_its_end)
         end.add_done_callback(lambda _: fire.put_out())
         try:
-            fire.burn()
+            fire.burn(60 * settings.minutes)
+            burnt = time.perf_counter() - began
             end.result()
         finally:
             run.stop()
@@ -165,7 +166,7 @@ def burn(settings: Drill, nodes: Nodes, place: Path, mounted: bool) -> dict[str,
     here = Counter(kind for _, kind in nodes.processes() if kind not in ("idle", "other"))
     wrong += [f"{count} {kind} processes outlive the run" for kind, count in here.items()]
     return {
-        "iterations": iterations, "seconds alone": alone, "seconds under fire": seconds,
+        "iterations": iterations, "seconds alone": alone, "seconds under fire": burnt, "seconds in all": seconds,
         "events": [asdict(event) for event in fire.events], "ends": run.ends, "memory": memory, "samples": watch.told(), "wrong": wrong,
     }  # fmt: skip
 
@@ -287,7 +288,7 @@ def grown(samples: Sequence[Sample], kind: str) -> dict[str, float]:
 
 def show(found: dict[str, Any]) -> Table:
     made = Table("what", "found", title="A training under fire", title_justify="left")
-    for key in ("iterations", "seconds alone", "seconds under fire"):
+    for key in ("iterations", "seconds alone", "seconds under fire", "seconds in all"):
         made.add_row(key, f"{found[key]:.0f}")
     for kind, count in sorted(Counter(event["kind"] for event in found["events"] if event["done"]).items()):
         made.add_row(kind, f"{count} times")
