@@ -39,7 +39,7 @@ class Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        made: list[Any] = super()._create_default_callbacks()
+        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # of the trainer of old
         return [callback for callback in made if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
