@@ -76,10 +76,17 @@ def start_ray(options: Options) -> None:
 
 
 def join_ray(address: str, **more: Any) -> None:
-    """`ray.init`, which raises bare exceptions, among others when a busy machine starts a Ray too slowly."""
+    """`ray.init`, which raises bare exceptions, among others when a busy machine starts a Ray too slowly: that is tried again."""
     check_address(address)
+    options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR, **more}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **more)
+        try:
+            ray.init(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            ray.init(**options)
     except Exception as error:
         remedy = (
             "Try again on a less busy machine."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import ray
 
 from pool import Problem, connect, top
-from pool.fleet import Fleet, check_address, fit
+from pool.fleet import Fleet, check_address, fit, join_ray
 from pool.options import Options
 
 
@@ -28,6 +29,22 @@ def test_a_ray_that_cannot_be_had_is_a_problem(
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(Problem, match=r"Ray at 'auto': cannot be had: .*no such Ray"):
         join()
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_a_ray_that_a_busy_machine_starts_too_slowly_is_started_once_more(monkeypatch: pytest.MonkeyPatch, slow: int) -> None:
+    did = list[str]()
+
+    def init(**options: Any) -> None:
+        did.append(f"init {options['address']}")
+        if did.count("init local") <= slow:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: did.append("shutdown"))
+    with pytest.raises(Problem, match="less busy machine") if slow > 1 else nullcontext():
+        join_ray("local")
+    assert did == ["init local", "shutdown", "init local"]
 
 
 @pytest.mark.parametrize(("total", "share", "workers"), [(2, 0.4, 4), (2, 0.1, 20), (8, 0.3, 24), (3, 2.0, 1), (4, 1.0, 4)])
