@@ -39,6 +39,7 @@ SLOW = 3.0  # seconds that a slow call takes
 SOUND = ("dejpeg/drunet", "denoise/drunet_weak", "derain/guided", "brighten/gamma")
 STORE = 256 << 20  # bytes of a node's object store
 CORES = 4  # of a node, in Ray's books
+STARTS = 5  # of a node, before it is given up
 KINDS = {  # of processes, by how they call themselves
     "tool worker": ("ray::_Actor",),
     "env runner": ("ray::SingleAgentEnvRunner",),
@@ -211,8 +212,9 @@ class Nodes:
 
     def __init__(self, orders: Path) -> None:
         os.environ |= {ORDERS: str(orders), "RAY_worker_niceness": "0"}  # no nicer than the drill itself
-        self.cluster = Cluster(initialize_head=True, head_node_args={**self._size(), "include_dashboard": False})
-        self.second = self.cluster.add_node(**self._size())
+        self.cluster = Cluster()
+        self._add(include_dashboard=False)
+        self.second = self._add()
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         self.seen: dict[int, float] = {}  # processes that there have been, and when each was started
 
@@ -224,7 +226,19 @@ class Nodes:
         self.cluster.remove_node(self.second, allow_graceful=False)
 
     def get_back(self) -> None:
-        self.second = self.cluster.add_node(**self._size())
+        self.second = self._add()
+
+    def _add(self, **options: Any) -> Any:
+        """Ray gives a node thirty seconds to start, which a busy machine may not have."""
+        for attempt in range(1, STARTS + 1):
+            before = set(psutil.Process().children())
+            try:
+                return self.cluster.add_node(**self._size(), **options)
+            except Exception as error:
+                if "timed out during startup" not in str(error) or attempt == STARTS:
+                    raise
+                for process in set(psutil.Process().children()) - before:  # half a node
+                    process.kill()
 
     def close(self) -> None:
         ray.shutdown()
