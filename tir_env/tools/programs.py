@@ -234,16 +234,18 @@ def onnx_function(tool: Tool, weights: Weights) -> Function:
     try:
         # With one provider there is nothing to fall back on, and to say so on standard output would be all that it does.
         session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=len(providers) > 1)
+        inputs = [(each.name, each.type, each.shape) for each in session.get_inputs()]  # a name need not be UTF-8
+        output = session.get_outputs()[0].name
     except Exception as error:  # onnxruntime's own exceptions have no common base but Exception
         raise BadWeights(path, f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})", remedy) from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or inputs[0].type != "tensor(float)":
-        found = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
+    name, kind, shape = inputs[0] if len(inputs) == 1 else ("", "", [])
+    if kind != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
+        found = ", ".join(f"{name}: {kind} {shape}" for name, kind, shape in inputs)
         raise BadWeights(path, f"takes ({found}), not one float [N, 3, H, W]", remedy)
 
     def function(batch: NDArray[np.uint8]) -> NDArray[Any]:
         images = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
-        [result] = session.run([outputs[0].name], {inputs[0].name: images})
+        [result] = session.run([output], {name: images})
         result = np.asarray(result)
         if result.ndim != 4:
             raise ValueError(f"{tool.name} returned no image batch but {list(result.shape)}")

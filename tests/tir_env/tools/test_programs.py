@@ -323,10 +323,12 @@ def test_onnx_files_that_do_not_fit(tool_of, weights_folder, capsys):
     (weights_folder / "bad.onnx").write_bytes(b"hello")
     with pytest.raises(BadWeights, match="cannot be loaded"):
         tool_of(kind="onnx", weights="bad.onnx").load()
-    odd = (weights_folder / "grey.onnx").read_bytes().replace(b"Conv", b"C\xf5nv")
-    (weights_folder / "odd.onnx").write_bytes(odd)
-    with pytest.raises(BadWeights, match="cannot be loaded"):
-        tool_of(kind="onnx", weights="odd.onnx").load()
+    onnx_file(weights_folder / "net.onnx")
+    sound = (weights_folder / "net.onnx").read_bytes()
+    for word, odd in ((b"Conv", b"C\xf5nv"), (b"image", b"im\xb3ge"), (b"result", b"re\xb3ult")):
+        (weights_folder / "odd.onnx").write_bytes(sound.replace(word, odd))
+        with pytest.raises(BadWeights, match="cannot be loaded"):
+            tool_of(kind="onnx", weights="odd.onnx").load()
     assert not capsys.readouterr().out, "onnxruntime talks of falling back on what it has tried"
 
 
