@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import VectorizeMode
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -248,7 +249,7 @@ def configure(
     config.env_runners(
         num_env_runners=place.env_runners,
         num_envs_per_env_runner=envs,
-        gym_env_vectorize_mode="vector_entry_point",
+        gym_env_vectorize_mode=VectorizeMode.VECTOR_ENTRY_POINT,
         rollout_fragment_length=shape.horizon,
         batch_mode="truncate_episodes",
         sample_timeout_s=3600.0,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from gymnasium import VectorizeMode
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -78,7 +79,7 @@ def configure(example: Example) -> DQNConfig:
     config.env_runners(
         num_env_runners=0,
         num_envs_per_env_runner=example.envs,
-        gym_env_vectorize_mode="vector_entry_point",  # the environment's own
+        gym_env_vectorize_mode=VectorizeMode.VECTOR_ENTRY_POINT,  # the environment's own
         env_to_module_connector=flattened,
         rollout_fragment_length=4,
     )
