@@ -12,7 +12,6 @@ if anything else happens, and prints the input's part, its number and what it en
 from __future__ import annotations
 
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.console import at_least, main, write_json
+from experiments.drills import memory
 from experiments.drills.fuzzing import answers, options, picture_files, run_folders, saved, scores, weight_files, yaml_texts
 from experiments.drills.fuzzing.trials import SHOWN, Trials, feed
 from pool import Problem
@@ -82,7 +82,7 @@ def drill(settings: Fuzz) -> None:
         with tempfile.TemporaryDirectory() as folder:
             trials = PARTS[name].trials(random.Random(f"{name}/{settings.seed}"), Path(folder))
             ends = feed(trials, max(1, round(settings.count * PARTS[name].share)), settings.seconds)
-        seconds, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        seconds, peak = time.perf_counter() - began, memory.peak() / 2**30
         ended = ", ".join(f"{count} {kind}" for kind, count in ends.counts.most_common())
         print(f"{name}: {ends.inputs} inputs in {seconds:.0f} s, {len(ends.wrong)} wrong; {ended}")
         print(f"  slowest {ends.slowest:.2f} s of computing, peak memory so far {peak:.2f} GiB", flush=True)

@@ -34,6 +34,7 @@ import pool
 import tir_env  # noqa: F401 (registers the environment)
 from experiments.bench_report import Bench, make, measure
 from experiments.console import at_least, main, write_json
+from experiments.drills import memory
 from experiments.drills.pool_faults import private_ray
 from experiments.runs import REPORT, TRAJECTORIES
 from tir_env.images import read_image, write_image
@@ -120,19 +121,10 @@ def script(name: str, *arguments: object) -> Done:
             command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "200"}
         )
         while process.poll() is None:
-            peak = max(peak, most(process.pid))  # not what wait4 says: that begins with what this process has
+            peak = max(peak, memory.peak(process.pid))
             time.sleep(0.1)
         said.seek(0)
         return Done(process.returncode, said.read(), peak, time.perf_counter() - began)
-
-
-def most(number: int) -> int:
-    """Bytes that a process ever had in memory; 0 if it is gone."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{number}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) << 10
-    return 0
 
 
 # -- a large photograph --------------------------------------------------------------------------------------------------------
