@@ -53,9 +53,9 @@ SMALL = {  # of what is learnt in an iteration, and of what comes before and aft
     "clip_mlp": ("--episodes", "16", "--minibatch", "24", "--epochs", "4"),
     "vlm": (
         "--demonstrations",
-        "48",
+        "256",  # fewer teach it too little of these tools: most of what it says is then no call
         "--sft-epochs",
-        "1",
+        "3",
         "--prompts",
         "4",
         "--rollouts",
