@@ -12,11 +12,13 @@ server, an answer that is none) is tried again, with growing pauses; what no oth
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import ipaddress
 import json
 import os
+import ssl
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,7 +115,8 @@ class Endpoint:
             reason = f"would be sent the key of {self._variable} over http, for all to read"
             raise EndpointError(self.name, reason, f"Use https, or a tunnel to 127.0.0.1; or unset {self._variable}.")
         self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
-        self._http = httpx.Client(timeout=timeout, trust_env=not on_this_machine(self.url))  # no proxy would send it back here
+        self._certificates = ssl.create_default_context()
+        self._transport: httpx.AsyncBaseTransport | None = None  # the network
         self._answers = False  # it has answered once
         self._settings: dict[str, Any] = {"temperature": 0}
 
@@ -151,7 +154,7 @@ class Endpoint:
                 answer = self._send(body)  # some models, such as GPT-5, take no temperature but their own
                 if answer.code == httpx.codes.OK:
                     self._settings = {}
-        except httpx.TimeoutException as error:
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise Slow(self.name, "gave no whole answer in time", "Try a smaller image, or a faster model.") from error
         except httpx.HTTPError as error:
             reason = f"cannot be reached: {type(error).__name__}: {self._in_short(str(error))}"
@@ -161,22 +164,29 @@ class Endpoint:
         return self._text(answer)
 
     def _send(self, body: dict[str, Any]) -> Answer:
-        """httpx's own timeout is one for each piece of an answer, and it knows no limit to their number, nor to what they unpack to."""
+        """httpx's own timeout is one for each piece that comes, headers too, and it knows no limit to their number."""
+        return asyncio.run(asyncio.wait_for(self._exchange(body), self.timeout))
+
+    async def _exchange(self, body: dict[str, Any]) -> Answer:
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        ends, read = time.monotonic() + self.timeout, bytearray()
-        with self._http.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as answer:
+        proxies = not on_this_machine(self.url)  # none would send it back here
+        async with (
+            httpx.AsyncClient(
+                timeout=self.timeout, trust_env=proxies, verify=self._certificates, transport=self._transport
+            ) as http,
+            http.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as answer,
+        ):
             if answer.headers.get("content-encoding", "identity") != "identity":
                 if answer.status_code == httpx.codes.OK:
                     reason = "answered with something packed, which it was not asked for"
                     raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?")
                 return Answer(answer.status_code, answer.headers.get("retry-after", ""), b"")
-            for part in answer.iter_bytes():
+            read = bytearray()
+            async for part in answer.aiter_bytes():  # what it unpacks to has no limit but this one
                 read += part
                 if len(read) > LARGEST:
                     reason = f"answered with more than {LARGEST >> 20} MiB"
                     raise Nonsense(self.name, reason, f"Does {self.url} speak OpenAI's protocol?")
-                if time.monotonic() > ends:
-                    raise httpx.ReadTimeout("in pieces, and not done")
         return Answer(answer.status_code, answer.headers.get("retry-after", ""), bytes(read))
 
     def _refusal(self, answer: Answer) -> EndpointError:

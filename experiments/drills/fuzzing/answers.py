@@ -7,7 +7,7 @@ import os
 import random
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,7 @@ def endpoint_replies(rng: random.Random, folder: Path) -> Iterator[Trial]:
         return answer[0]
 
     with endpoint("http://localhost:1/v1") as asked:
-        asked._http = httpx.Client(transport=httpx.MockTransport(handle))
+        asked._transport = httpx.MockTransport(handle)
         while True:
             good = completion(rng, toolbox)
             body = json.dumps(good).encode() if rng.random() < 0.2 else mutated_json(rng, good)
@@ -124,14 +124,15 @@ def endpoint_replies(rng: random.Random, folder: Path) -> Iterator[Trial]:
             yield trial
 
 
-class Torn(httpx.SyncByteStream):
+class Torn(httpx.AsyncByteStream):
     """A body that breaks off."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def __iter__(self) -> Iterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         raise self.error
+        yield b""
 
 
 def endpoint_http(rng: random.Random, folder: Path) -> Iterator[Trial]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -229,7 +232,7 @@ def test_whose_key_goes_where(url: str, wanted: str | None, monkeypatch: pytest.
         sent.append(request.headers["Authorization"])
         return httpx.Response(401, text="no")
 
-    asked._http = httpx.Client(transport=httpx.MockTransport(handle))
+    asked._transport = httpx.MockTransport(handle)
     [error] = asked.reply([ASK])
     assert sent == [f"Bearer {wanted}"]
     assert (KEY if wanted == "sk-secret" else OTHER_KEY) in str(error)
@@ -278,6 +281,35 @@ def test_an_answer_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         [error] = endpoint(server.url, attempts=1).reply([ASK])
     assert type(error) is Nonsense
     assert "answered with more than" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("head", "drip"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"y"),
+    ],
+)
+def test_an_answer_in_drops_has_an_end_too(head: bytes, drip: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as caller, contextlib.suppress(OSError):
+                caller.recv(1 << 16)
+                caller.sendall(head)
+                for _ in range(500):
+                    caller.sendall(drip)
+                    time.sleep(0.02)
+
+        server = threading.Thread(target=answer, daemon=True)
+        server.start()
+        began = time.monotonic()
+        [error] = endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", attempts=1, timeout=0.5).reply([ASK])
+        assert time.monotonic() - began < 5.0, "the drops would go on for ten seconds"
+        server.join()
+    assert type(error) is Slow
 
 
 def test_a_server_that_repeats_the_key_does_not_spread_it(key: str) -> None:
