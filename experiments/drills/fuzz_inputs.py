@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,9 +80,9 @@ def drill(settings: Fuzz) -> None:
     failed = False
     for name in settings.only or PARTS:
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            trials = PARTS[name].trials(random.Random(f"{name}/{settings.seed}"), Path(folder))
-            ends = feed(trials, max(1, round(settings.count * PARTS[name].share)), settings.seconds)
+        rng, count = random.Random(f"{name}/{settings.seed}"), max(1, round(settings.count * PARTS[name].share))
+        with tempfile.TemporaryDirectory() as folder, closing(PARTS[name].trials(rng, Path(folder))) as trials:
+            ends = feed(trials, count, settings.seconds)
         seconds, peak = time.perf_counter() - began, memory.peak() / 2**30
         ended = ", ".join(f"{count} {kind}" for kind, count in ends.counts.most_common())
         print(f"{name}: {ends.inputs} inputs in {seconds:.0f} s, {len(ends.wrong)} wrong; {ended}")

@@ -7,7 +7,7 @@ import os
 import random
 import socketserver
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ def said(rng: random.Random, toolbox: Toolbox) -> str:
     return mutated_bytes(rng, text.encode("utf-8", "surrogatepass")).decode("utf-8", "replace") if rng.random() < 0.1 else text
 
 
-def tool_calls(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def tool_calls(rng: random.Random, folder: Path) -> Generator[Trial]:
     toolbox = Toolbox.load("pocket")
 
     def read(text: str, used: set[int], allowed: list[int]) -> str:
@@ -98,7 +98,7 @@ HEADERS = (
 )  # fmt: skip
 
 
-def endpoint_replies(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def endpoint_replies(rng: random.Random, folder: Path) -> Generator[Trial]:
     """Through httpx, without a network."""
     toolbox, answer = Toolbox.load("pocket"), [httpx.Response(200)]
 
@@ -135,7 +135,7 @@ class Torn(httpx.AsyncByteStream):
         yield b""
 
 
-def endpoint_http(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def endpoint_http(rng: random.Random, folder: Path) -> Generator[Trial]:
     """Over a real connection: bytes that need not be HTTP at all."""
     toolbox = Toolbox.load("pocket")
     sent = [b""]

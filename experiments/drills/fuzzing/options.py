@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ def on_line(read: Callable[[], None]) -> Trial:
     return trial
 
 
-def run_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def run_options(rng: random.Random, folder: Path) -> Generator[Trial]:
     """As run.py, until a folder would be made."""
 
     def read(arguments: list[str]) -> None:
@@ -106,7 +106,7 @@ def run_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
         yield on_line(partial(read, arguments))
 
 
-def evaluate_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def evaluate_options(rng: random.Random, folder: Path) -> Generator[Trial]:
     """As evaluate.py, until an episode would begin."""
 
     def read(arguments: list[str]) -> None:
@@ -121,7 +121,7 @@ def evaluate_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
         yield on_line(partial(read, arguments))
 
 
-def restore_options(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def restore_options(rng: random.Random, folder: Path) -> Generator[Trial]:
     """As restore.py on a small picture, to its end; but where it writes is not left to chance."""
     photo, out = folder / "photo.png", folder / "out"
     write_image(photo, np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8))

@@ -7,7 +7,7 @@ import math
 import random
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,19 @@ from tir_env.images.reading import MAX_PIXELS, read_image
 from tir_env.images.sources import skimage_photos
 
 
-def pictures(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def pictures(rng: random.Random, folder: Path) -> Generator[Trial]:
     good = good_pictures()
     while True:
         yield from trial(folder, *mutated_picture(rng, good))
 
 
-def largest(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def largest(rng: random.Random, folder: Path) -> Generator[Trial]:
     """Not fuzzed, and few: what must fit into the memory."""
     for suffix, data in largest_pictures():
         yield from trial(folder, suffix, data)
 
 
-def trial(folder: Path, suffix: str, data: bytes) -> Iterator[Trial]:
+def trial(folder: Path, suffix: str, data: bytes) -> Generator[Trial]:
     path = folder / f"input.{suffix}"
     path.write_bytes(data)
     yield lambda: check_image(read_image(path))

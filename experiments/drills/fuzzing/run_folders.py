@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def made(path: Path) -> RunFolder:
     return folder
 
 
-def checkpoints(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def checkpoints(rng: random.Random, folder: Path) -> Generator[Trial]:
     """What --resume does: whatever is gone on from is a state as it was written."""
     good, path = folder / "good", folder / "run"
     made(good)
@@ -119,7 +119,7 @@ def spoil_file(rng: random.Random, file: Path) -> None:
         file.write_bytes(mutated_bytes(rng, file.read_bytes()))
 
 
-def reports(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def reports(rng: random.Random, folder: Path) -> Generator[Trial]:
     """A finished run's folder: the page is whole, and nothing of it leads out of the folder."""
     good, path = folder / "good", folder / "outer" / "run"
     run, trajectories = made(good), played(4)

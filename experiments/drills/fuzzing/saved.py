@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def small_tree() -> Tree:
     )  # fmt: skip
 
 
-def trees(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def trees(rng: random.Random, folder: Path) -> Generator[Trial]:
     """Files with wrong bytes, and sound files of forged contents."""
     path = folder / "tree.safetensors"
     good = small_tree().save(path).read_bytes()
@@ -131,7 +131,7 @@ def played(count: int, metrics: tuple[str, ...] = ("psnr", "ssim"), horizon: int
     return trajectories
 
 
-def trajectories(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def trajectories(rng: random.Random, folder: Path) -> Generator[Trial]:
     good = played(3)
     places = [
         t.save(folder / f"good-{k}-{images}", images=images) for k, t in enumerate(good) for images in ("png", "reference")
@@ -180,7 +180,7 @@ def alter(rng: random.Random, folder: Path, record: str) -> None:
 # --- agents ---------------------------------------------------------------------------------------------------------------------
 
 
-def agents(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def agents(rng: random.Random, folder: Path) -> Generator[Trial]:
     """The folder of a light agent: what is read must also act."""
     world = World(toolbox="pocket", crop=32, horizon=3, suite="noise+jpeg")
     shape = Shape(Statistics().dim, len(world.toolbox), world.horizon, 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -69,7 +69,7 @@ def given(rng: random.Random) -> Any:
     return lambda count: [score] * (count * many)
 
 
-def metric_outputs(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def metric_outputs(rng: random.Random, folder: Path) -> Generator[Trial]:
     """What comes through is a number, and every design makes finite rewards and advantages of it."""
     image = np.zeros((8, 8, 3), np.uint8)
     designs = [make_reward(spec) for spec in ("gain:psnr", "final:psnr", "sum:psnr=1,ssim=2", "mar:metrics=psnr+ssim")]
@@ -120,7 +120,7 @@ def tensors(rng: random.Random) -> Callable[[], Any]:
     return lambda: torch.full(shape, fill, dtype=kind) if kind is not torch.bool else torch.ones(shape, dtype=kind)
 
 
-def metric_networks(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def metric_networks(rng: random.Random, folder: Path) -> Generator[Trial]:
     """A network of pyiqa's that gives other tensors than a score, or raises."""
     image = np.zeros((8, 8, 3), np.uint8)
     metrics = [Metric("psnr"), Metric("piqe")]

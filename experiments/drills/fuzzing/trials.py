@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from pool import Problem
 
 Trial = Callable[[], object]
 """Reads one input. It raises a `Problem`, or returns one, or a word for the kind of result, or anything else: a result."""
-Trials = Callable[[random.Random, Path], Iterator[Trial]]
+Trials = Callable[[random.Random, Path], Generator[Trial]]
 """Inputs without end, made from a generator of random numbers, in a folder of their own. An input is written before its trial."""
 
 SHOWN = 5  # of what is wrong, of each part

@@ -14,7 +14,7 @@ import pickle
 import random
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Net(torch.nn.Module):
         return larger[..., :, :] * torch.tensor([1.0, 0.9, 1.1])[:, None, None]
 
 
-def weights(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def weights(rng: random.Random, folder: Path) -> Generator[Trial]:
     files = {
         "program.pt2": program(),
         "network.safetensors": NETWORK.read_bytes(),

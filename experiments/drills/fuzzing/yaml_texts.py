@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def loaded(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def suites(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def suites(rng: random.Random, folder: Path) -> Generator[Trial]:
     """What is read must also spoil a picture."""
     clean = skimage_photos().find("coffee").image[100:140, 200:248]
 
@@ -75,11 +75,11 @@ def suites(rng: random.Random, folder: Path) -> Iterator[Trial]:
     return _files(rng, folder, GOOD_SUITE, use)
 
 
-def toolboxes(rng: random.Random, folder: Path) -> Iterator[Trial]:
+def toolboxes(rng: random.Random, folder: Path) -> Generator[Trial]:
     return _files(rng, folder, (FOLDER / "pocket.yaml").read_text(encoding="utf-8"), Toolbox.load)
 
 
-def _files(rng: random.Random, folder: Path, good: str, read: Callable[[Path], object]) -> Iterator[Trial]:
+def _files(rng: random.Random, folder: Path, good: str, read: Callable[[Path], object]) -> Generator[Trial]:
     path = folder / "input.yaml"
     while True:
         path.write_bytes(mutated_yaml(rng, good))
