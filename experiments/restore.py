@@ -108,6 +108,10 @@ def restore(settings: Restore) -> int:
             )
             tools = " > ".join(trajectory.tool_names) or "left as it is"
             console.print(f"{photo.name}: {tools}   {scores}", soft_wrap=True)
+            if trajectory.steps[-1].notes.get("cut"):
+                console.print(
+                    "  cut short: the agent had no room to say more, or said too much that was no call", soft_wrap=True
+                )
             for message in dict.fromkeys(failure.message for failure in trajectory.failures):
                 console.print(f"  {message}", soft_wrap=True)
     if failed < len(photos):

@@ -62,10 +62,11 @@ class Medic:
         self._closed = threading.Event()
         self._inspecting: set[str] = set()
         self._threads: list[threading.Thread] = []
+        self._first: Future[None] = Future()  # the first worker that is up
+        self._one_settles = threading.Lock()
 
     def open(self, slots: Iterable[int]) -> None:
-        """Start all workers; return when the first is up. Raises `Problem` if none starts."""
-        first: Future[None] = Future()
+        """Start all workers; return when the first is up. Raises `Problem` if all have tried and none is."""
         failures: list[Problem] = []
         slots = list(slots)
 
@@ -74,17 +75,23 @@ class Medic:
                 self._staff(slot)
             except Problem as problem:
                 failures.append(problem)
-                if len(failures) == len(slots) and not first.done():
-                    first.set_exception(problem)
-                else:
+                if len(failures) < len(slots) or not self._settle(problem):
                     self._persist(slot, problem)
-            else:
-                if not first.done():
-                    first.set_result(None)
 
         for slot in slots:
             self._thread(start, slot)
-        first.result()
+        self._first.result()
+
+    def _settle(self, problem: Problem | None = None) -> bool:
+        """How opening ended, if it had not ended before."""
+        with self._one_settles:
+            if self._first.done():
+                return False
+            if problem is None:
+                self._first.set_result(None)
+            else:
+                self._first.set_exception(problem)
+            return True
 
     def replace(self, hand: Hand, pending: list[Future[Any]]) -> None:
         """Find out what a lost worker was doing, make sure that it is dead, and put another in its place."""
@@ -122,6 +129,7 @@ class Medic:
             raise Problem(thing, f"did not start: {describe(cause)}", "Look at Ray's logs of that worker.") from cause
         if not self._closed.is_set():
             self._post(lambda: self._ward.joined(hand))
+            self._settle()
         else:  # nobody else will know of it
             self._fleet.drop(hand)
             if self._fleet.private:

@@ -18,7 +18,7 @@ from agents.agent import Observations
 from agents.vlm.chat import Dialogue, Piece
 from agents.vlm.context import Context
 from agents.vlm.model import Sight, Vlm, VlmError, gpu_or_cpu, load, quietly
-from agents.vlm.rollout import Clock, Episode, Own, asked, play, speak
+from agents.vlm.rollout import Clock, Episode, Own, asked, check_room, play, speak
 from agents.vlm.settings import Manner, VlmSpec
 from agents.vlm.sft import dialogue_of
 from pool import Model, Problem
@@ -70,10 +70,14 @@ class VlmAgent:
         for step in episode.trajectory.steps:
             turns = itertools.islice(said, step.notes["policy_calls"])
             step.notes["said"] = [self.chat.text_of(piece.ids) for piece in turns]
+        if episode.cut:
+            episode.trajectory.steps[-1].notes["cut"] = True
 
     def act(self, observations: Observations, trajectories: Sequence[Trajectory]) -> np.ndarray:
-        """The next action of each: what was said so far is read anew. What is wrong counts as stop."""
+        """The next action of each: what was said so far is read anew. What is wrong, or has no room, counts as stop."""
         dialogues = [self._so_far(trajectory) for trajectory in trajectories]
+        for dialogue in dialogues:
+            check_room(Dialogue(dialogue.prefix), self.manner)
         with torch.inference_mode():
             context = Context(self.vlm)
             context.branch([0] * len(dialogues))
@@ -85,8 +89,9 @@ class VlmAgent:
                 int(np.random.SeedSequence([self.seed, taken]).generate_state(1)[0])
             )
             said = speak(context, self.chat, logits, self.manner, rng, [self.manner.turn] * len(dialogues))
-        masks = observations["mask"]
-        return np.array([self._action(p, t, m) for p, t, m in zip(said, trajectories, masks, strict=True)])
+        masks, room = observations["mask"], [len(d) + self.manner.turn <= self.manner.tokens for d in dialogues]
+        rows = zip(said, trajectories, masks, room, strict=True)
+        return np.array([self._action(p, t, m) if fits else len(self.toolbox) for p, t, m, fits in rows])
 
     def _so_far(self, trajectory: Trajectory) -> Dialogue:
         """A plan made at once is made anew in every step: it follows from the first image."""

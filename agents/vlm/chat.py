@@ -71,7 +71,12 @@ class Chat:
     def tokens_of(self, image: Image) -> int:
         """How many placeholders stand for an image."""
         height, width = image.shape[:2]
-        patches = self.processor.image_processor.get_number_of_image_patches(height, width, {})
+        try:
+            patches = self.processor.image_processor.get_number_of_image_patches(height, width, {})
+        except ValueError as error:  # one that is 200 times as long as it is wide, say
+            raise ChatError(
+                f"an image of {width} x {height} pixels", f"cannot be shown: {error}", "Take a part of it."
+            ) from error
         return int(patches) // self.processor.image_processor.merge_size**2
 
     # -- pieces --------------------------------------------------------------------------------------------------------------

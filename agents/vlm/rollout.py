@@ -151,9 +151,6 @@ def rollout(
     with clock("tools"):
         copies = world.begin([start for start in starts for _ in range(group)])
     openings = [chat.opening(t.image) for t in copies[::group]]
-    if (longest := max(len(opening.ids) for opening in openings)) + manner.turn > manner.tokens:
-        reason = f"leaves no room for a turn of {manner.turn} after the {longest} that a dialogue opens with"
-        raise VlmError(f"--dialogue-tokens {manner.tokens}", reason, "Raise it, or take smaller images.")
     episodes = [Episode(t, Dialogue(openings[i // group])) for i, t in enumerate(copies)]
     play(vlm, chat, world, episodes, group, manner, seed, clock, engine)
     return episodes
@@ -164,6 +161,8 @@ def play(
     engine: Engine | None = None,
 ) -> None:  # fmt: skip
     """Episodes that have begun, in groups with the same opening, to their end."""
+    for episode in episodes[::group]:
+        check_room(episode.dialogue, manner)
     rng = torch.Generator(vlm.device).manual_seed(int(np.random.SeedSequence([seed, 7]).generate_state(1)[0]))
     engine = engine or Own(vlm, chat)
     training = vlm.training
@@ -173,6 +172,14 @@ def play(
     finally:
         engine.forget()
         vlm.train(training)
+
+
+def check_room(dialogue: Dialogue, manner: Manner) -> None:
+    """Raises where nothing can be said: who has no room must not be taken for one that wants no tool."""
+    if (longest := len(dialogue)) + manner.turn > manner.tokens:
+        reason = f"leaves no room for a turn of {manner.turn} after the {longest} that a dialogue opens with"
+        remedy = "Take smaller images, or raise it; that of a trained agent is `tokens` in its agent.json."
+        raise VlmError(f"--dialogue-tokens {manner.tokens}", reason, remedy)
 
 
 def _play(

@@ -287,6 +287,29 @@ def test_no_number_of_workers_below_one() -> None:
         connect("ray", workers=0)
 
 
+def test_a_worker_that_starts_at_its_second_try_opens_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pool.medic._PAUSE", 0.01)
+    up = threading.Event()
+
+    class Odd(ThreadFleet):
+        tries = 0
+
+        def start(self, slot: int, closed: threading.Event) -> Any:
+            if slot:  # slow, and in vain
+                up.wait(5.0)
+                raise Problem("worker 1", "did not start", "Look.")
+            self.tries += 1
+            if self.tries == 1:
+                raise Problem("worker 0", "did not start", "Look.")
+            return super().start(slot, closed)
+
+    with router(Odd(tmp_path, size=2)) as pool:
+        assert not up.is_set()
+        up.set()
+        pool.add(Add(1))
+        assert [outcome.value for outcome in pool.run([Call("add1", 1)])] == [2]
+
+
 def test_whatever_a_worker_raises_when_it_starts_is_a_problem(tmp_path: Path) -> None:
     class Odd(ThreadFleet):
         def start(self, slot: int, closed: threading.Event) -> Any:

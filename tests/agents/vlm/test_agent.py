@@ -16,7 +16,7 @@ from agents.agent import Player, finish, play
 from agents.vlm import model as loading
 from agents.vlm import rollout, words
 from agents.vlm.agent import JSON, MODEL, VlmAgent
-from agents.vlm.chat import Chat
+from agents.vlm.chat import Chat, ChatError
 from agents.vlm.model import Vlm, VlmError, gpu_or_cpu, load
 from agents.vlm.settings import Effort, Manner, SftSettings, VlmSpec
 from agents.vlm.sft import Sft
@@ -114,6 +114,32 @@ def test_what_another_agent_began_is_refused_and_what_ended_is_left(agent: VlmAg
     ended = plays(agent, world, trajectories[1:])
     assert plays(agent, world, trajectories[1:]) == ended
     agent.finish(world, [])
+
+
+def test_an_image_that_leaves_no_room_to_speak_is_an_error_and_not_a_wish_for_no_tool(agent: VlmAgent, world: World) -> None:
+    large = world.enter(np.zeros((128, 128, 3), np.uint8))
+    narrow = VlmAgent(
+        agent.vlm, agent.toolbox, agent.spec, manner=Manner(turn=48, tokens=len(agent.chat.opening(large.image).ids) + 47)
+    )
+    for run in (plays, acts):
+        with pytest.raises(VlmError, match=r"leaves no room for a turn of 48 .* agent\.json"):
+            run(narrow, world, [large])
+    assert not large.steps
+
+
+def test_a_dialogue_that_becomes_full_is_noted(agent: VlmAgent, world: World) -> None:
+    [whole] = plays(agent, world, begun(world)[:1])
+    assert len(whole) > 1, "it would do more"
+    opening = len(agent.chat.opening(begun(world)[0].image).ids)
+    narrow = VlmAgent(agent.vlm, agent.toolbox, agent.spec, manner=Manner(turn=48, tokens=opening + 60))
+    [trajectory], [other] = begun(world)[:1], begun(world)[:1]
+    assert plays(narrow, world, [trajectory]) == acts(narrow, world, [other]) == [[whole[0], world.stop]]
+    assert [step.notes.get("cut") for step in trajectory.steps] == [None, True]
+
+
+def test_an_image_that_the_processor_does_not_take_is_named(agent: VlmAgent, world: World) -> None:
+    with pytest.raises(ChatError, match="an image of 1700 x 8 pixels: cannot be shown"):
+        agent.finish(world, [world.enter(np.zeros((8, 1700, 3), np.uint8))])
 
 
 def scripted(agent: VlmAgent, lines: Sequence[Sequence[str]], run: Any, turns: bool) -> Any:
