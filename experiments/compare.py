@@ -72,6 +72,7 @@ class Compare:
 
 
 def compare(settings: Compare) -> None:
+    at_least(0, seed=settings.seed)
     at_least(1, episodes=settings.episodes, agents=len(settings.agents), metrics=len(settings.metrics))
     specs = list(dict.fromkeys((NONE, *settings.agents, *filter(None, [settings.bound]))))
     trainings = {spec: trainings_of(spec) for spec in specs}

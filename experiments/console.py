@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def main(
     """
 
     def work(arguments: list[str]) -> int | None:
-        return run(settings(arguments) if inspect.isfunction(settings) else parse(settings, arguments, about))  # type: ignore[arg-type]
+        chosen = settings(arguments) if inspect.isfunction(settings) else parse(settings, arguments, about)  # type: ignore[arg-type]
+        check_results(chosen)
+        return run(chosen)
 
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # pyiqa's, on its own import
     start(work)
@@ -44,6 +47,26 @@ def parse(kind: type[Settings], arguments: list[str], about: str | None = None, 
     description = f"{about or ''}\n\n{ABOUT_DEBUG}"
     given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(kind, description=description, args=arguments, **given)
+
+
+def check_results(settings: Any) -> None:
+    """What a script writes at its end, perhaps after hours, must have a place when it begins."""
+    json, figures = getattr(settings, "json", None), getattr(settings, "figures", None)
+    if json is not None:
+        check_folder(json.parent, "--json")
+        if json.is_dir():
+            raise Problem(json, "is a folder", "Give --json the name of a file.")
+    if figures is not None:
+        check_folder(figures, "--figures")
+
+
+def check_folder(path: Path, option: str) -> None:
+    """It is there and can be written to, or can be made."""
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise Problem(path, f"cannot be a folder: {there} is a file", f"Choose another {option}.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Problem(path, f"cannot be written: you may not write to {there}", f"Choose another {option}.")
 
 
 def plain_console() -> Console:

@@ -58,6 +58,7 @@ class Diversity:
 
 
 def measure(settings: Diversity) -> None:
+    at_least(0, seed=settings.seed)
     at_least(1, starts=settings.starts, agent=len(settings.agent))
     at_least(2, rollouts=settings.rollouts)
     rows: dict[str, dict[str, float]] = {}

@@ -103,6 +103,7 @@ def seen_before(agent: str, images: Images, part: Part) -> str:
 
 def opened(settings: Evaluate, pool: Pool) -> tuple[World, Agent]:
     """Where it is evaluated, and who."""
+    at_least(0, seed=settings.seed)
     at_least(1, episodes=settings.episodes, at_once=settings.at_once, metrics=len(settings.metrics))
     known = trained_with(settings.agent) or Run()
     toolbox = Toolbox.load(settings.toolbox or known.toolbox).with_weights_only()

@@ -36,7 +36,7 @@ from agents.agent import observer_for, play
 from agents.clip_mlp.config import Hyperparameters
 from agents.training_free.bounds import FixedAgent, RandomAgent
 from agents.vlm.config import VlmOptions
-from experiments.console import at_least, command_for, main, parse, plain_console, write_json
+from experiments.console import at_least, check_folder, command_for, main, parse, plain_console, write_json
 from experiments.presets import Preset, preset
 from experiments.report import write_report
 from experiments.report_page.pictures import keep
@@ -57,7 +57,8 @@ LIGHT_ALONE = (*(f"light.{field.name}" for field in fields(Hyperparameters)), "e
 VLM_ALONE = tuple(f"vlm.{field.name}" for field in fields(VlmOptions))
 DEMONSTRATED = ("demonstrations_from", "demonstrations", "teacher", "edp", "alpha_t", "alpha_m")
 OF_SFT = tuple(f"vlm.{name}" for name in (*DEMONSTRATED, "sft_epochs", "sft_batch", "sft_lr", "sft_slips"))
-REWARDED = ("prompts", "rollouts", "at_once", "rl_lr", "updates", "rl_epochs", "engine", "temperature", "slip_cost")
+REWARDED = ("prompts", "rollouts", "at_once", "rl_lr", "updates", "rl_epochs", "engine", "temperature", "top_p", "slip_cost")
+OF_LEARNING = ("vlm.batch_tokens", "vlm.gradient_checkpointing", "vlm.shard")
 OBJECTIVE = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "beta")
 OF_RL = ("iterations", "starts", "validate_every", *(f"vlm.{name}" for name in (*REWARDED, *OBJECTIVE)))
 OF_A_CRITIC = ("light.gamma", "light.lam", "light.value_coefficient")
@@ -196,7 +197,7 @@ def checked(settings: Run) -> Run:
     if settings.resume is None and settings.out != DEFAULT_OUT:
         RunFolder.check_free(settings.out)
     else:
-        RunFolder.check_writable(settings.resume or settings.out)
+        check_folder(settings.resume or settings.out, "--out")
     return settings
 
 
@@ -234,6 +235,8 @@ def check_read(settings: Run, usual: Run) -> None:
         (vlm.demonstrations_from is not None, ("vlm.demonstrations",), "--demonstrations-from says how many", "leave that out"),
         (vlm.plan_at_once, ("vlm.sft_slips",), "--plan-at-once has no wrong calls to go on after", "leave that out"),
         (not light and not vlm.rl, OF_RL, "--no-rl leaves stage 2 out", "leave out --no-rl"),
+        (not light and not vlm.sft and not vlm.rl, OF_LEARNING, "--no-sft and --no-rl leave all learning out", "leave out one"),
+        (not light and settings.learners < 2, ("vlm.shard",), "one learner has all of it", "give --learners 2"),
         (not light and not vlm.edp, ("vlm.alpha_t", "vlm.alpha_m"), "--no-edp perturbs nothing", "leave out --no-edp"),
         (not light and vlm.engine == "own", ("vlm.vllm_memory",), "--engine is own", "give --engine vllm"),
         (bool(settings.env), OF_A_POOL, "on a tree no tool runs", "leave out --env"),

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.checkpoints import CheckpointError, fault, seal
-from experiments.console import command_for
+from experiments.console import check_folder, command_for
 from pool import Problem
 from pool.errors import describe, readable, without_login
 from tir_env.files import sweep, to_disk, write_aside, write_first
@@ -40,7 +40,7 @@ KEEP = 2  # checkpoints
 BROKEN = "broken-"  # what a checkpoint that is not whole is called from then on
 PLACES = ("out", "resume")  # settings that say nothing of what was computed
 
-QUERY = re.compile(r'https?://[^\s"]*[?#]')
+QUERY = re.compile(r'https?://[^\s"]*[?#]', re.IGNORECASE)
 Settings = TypeVar("Settings")
 Row = dict[str, float]
 ROW: TypeAdapter[Any] = TypeAdapter(dict[str, float | None])
@@ -97,18 +97,12 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        RunFolder.check_writable(path)
+        check_folder(path, "--out")
         if (path / CONFIG).exists():
             raise taken(path)
-
-    @staticmethod
-    def check_writable(path: Path) -> None:
-        """A folder that is there, or can be made."""
-        there = next(each for each in (path, *path.absolute().parents) if each.exists())
-        if not there.is_dir():
-            raise Problem(path, f"cannot be a run's folder: {there} is a file", "Choose another --out.")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise Problem(path, f"cannot be written: you may not write to {there}", "Choose another --out.")
+        if left := left_of_a_run(path):
+            reason = f"holds {left} of a run without its {CONFIG}: a new one would go on from it"
+            raise Taken(path, reason, f"Put {CONFIG} back, remove the folder, or choose another --out.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -326,6 +320,14 @@ def taken(path: Path) -> Taken:
     return Taken(path, "holds a run already", f"Go on with it: --resume {path}. Or choose another --out.")
 
 
+def left_of_a_run(path: Path) -> str:
+    """What would be taken for a new run's own; an empty folder for checkpoints is none."""
+    there = [name for name in (IDENTITY, LOG, *AGENTS) if (path / name).exists()]
+    if (path / CHECKPOINTS).is_dir() and any((path / CHECKPOINTS).iterdir()):
+        there.append(CHECKPOINTS)
+    return ", ".join(there)
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -352,7 +354,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def free_folder(wanted: Path) -> Path:
     """`wanted`, or with a number behind it where that holds a run already."""
     path, number = wanted, 1
-    while (path / CONFIG).exists():
+    while (path / CONFIG).exists() or left_of_a_run(path):
         number += 1
         path = wanted.with_name(f"{wanted.name}-{number}")
     return path

@@ -35,14 +35,28 @@ def test_a_file_is_no_folder_for_a_run(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     done = within("run.py", "--out", tmp_path / "file" / below)
     assert done.returncode == 2
-    assert f"cannot be a run's folder: {tmp_path / 'file'} is a file. Choose another --out." in done.stderr
+    assert f"cannot be a folder: {tmp_path / 'file'} is a file. Choose another --out." in done.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_place_that_may_not_be_written_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.runs.os.access", lambda path, mode: False)  # who tests may be root, who may write anywhere
+    monkeypatch.setattr(
+        "experiments.console.os.access", lambda path, mode: False
+    )  # who tests may be root, who may write anywhere
     with pytest.raises(Problem, match=f"you may not write to {tmp_path}"):
         RunFolder.check_free(tmp_path / "deep" / "run")
+
+
+def test_results_have_a_place_before_a_script_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for option, place, said in (
+        ("--json", tmp_path / "file" / "results.json", "is a file. Choose another --json."),
+        ("--json", tmp_path, "is a folder. Give --json the name of a file."),
+        ("--figures", tmp_path / "file", "is a file. Choose another --figures."),
+    ):
+        done = within("evaluate.py", "--agent", "no such agent", option, place)
+        assert done.returncode == 2
+        assert said in done.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_named() -> None:

@@ -44,6 +44,22 @@ def test_a_run_is_not_written_over(folder: RunFolder) -> None:
     assert free_folder(folder.path).name == "run-2"
 
 
+def test_what_is_left_of_a_run_is_not_a_new_one_s(folder: RunFolder) -> None:
+    folder.append({"iteration": 1, "reward": 1.0})
+    folder.save_checkpoint(1, save)
+    (folder.path / CONFIG).unlink()
+    with pytest.raises(Problem, match=r"holds identity, log\.jsonl, checkpoints of a run without its config\.json"):
+        RunFolder.check_free(folder.path)
+    assert free_folder(folder.path).name == "run-2"
+    for name in (LOG, IDENTITY):
+        (folder.path / name).unlink()
+    with pytest.raises(Problem, match="holds checkpoints of a run"):
+        RunFolder.create(folder.path, Run())
+    empty = folder.path.with_name("empty")
+    (empty / CHECKPOINTS).mkdir(parents=True)
+    assert RunFolder.create(empty, Run()).last_checkpoint()[0] == 0
+
+
 def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = pytest.MonkeyPatch()
 
@@ -134,9 +150,9 @@ def test_a_password_is_not_written_down(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("mark", ["?", "#"])
-def test_a_query_is_not_written_down(tmp_path: Path, mark: str) -> None:
-    teacher = f"zero-shot:endpoint:m@https://host/v1{mark}api_key=SECRET"
+@pytest.mark.parametrize(("scheme", "mark"), [("https", "?"), ("http", "#"), ("HTTPS", "?")])
+def test_a_query_is_not_written_down(tmp_path: Path, scheme: str, mark: str) -> None:
+    teacher = f"zero-shot:endpoint:m@{scheme}://host/v1{mark}api_key=SECRET"
     with pytest.raises(Problem, match="--vlm: has an address with a query in it") as error:
         RunFolder.create(tmp_path / "run", Run(vlm=VlmOptions(teacher=teacher)))
     assert "SECRET" not in str(error.value)
