@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from pool import Problem
 from rewards import Quality
+from tir_env.files import write_aside
 from tir_env.images.operations import Image
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise Problem(path, "is no picture that can be drawn", "End the name in .png, .pdf, .svg or .jpg.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
-    return path
+    return write_aside(path, lambda aside: figure.savefig(aside, dpi=dpi, format=path.suffix[1:].lower()))
 
 
 def _scores(quality: Quality, metrics: Sequence[str] | None) -> str:

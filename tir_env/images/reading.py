@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from PIL import ImageFile, ImageOps
 
 from pool.errors import Problem
+from tir_env.files import write_aside
 from tir_env.images.operations import Image, quantize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -139,5 +140,7 @@ def _grey_levels(picture: Pillow.Image, tags: dict[int, Any]) -> Image:
 def write_image(path: str | Path, image: Image) -> None:
     """Write a PNG (or what the suffix says); the folder is made if it is missing."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Pillow.fromarray(image).save(path)
+    kind = Pillow.registered_extensions().get(path.suffix.lower())
+    if kind not in Pillow.SAVE:
+        raise Problem(path, "is no picture that can be written", "End the name in .png.")
+    write_aside(path, lambda aside: Pillow.fromarray(image).save(aside, kind))

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
+from pool import Problem
 from tir_env.images import ImageError, decode_image, read_image, reading, write_image
 
 COLOURS = np.zeros((16, 24, 3), np.uint8)
@@ -31,6 +32,22 @@ def test_webp_lossless_and_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.webp", Pillow.fromarray(COLOURS), lossless=True)), COLOURS)
     write_image(tmp_path / "deep" / "b.png", COLOURS)
     np.testing.assert_array_equal(read_image(tmp_path / "deep" / "b.png"), COLOURS)
+
+
+def test_a_picture_whose_writing_breaks_off_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png", COLOURS)
+
+    def torn(picture: Pillow.Image, place: Path, kind: str) -> None:
+        Path(place).write_bytes(b"half a picture")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pillow.Image, "save", torn)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(tmp_path / "a.png", 255 - COLOURS)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLOURS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    with pytest.raises(Problem, match=r"a\.text: is no picture that can be written. End the name in \.png"):
+        write_image(tmp_path / "a.text", COLOURS)
 
 
 def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
