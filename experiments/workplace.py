@@ -36,7 +36,7 @@ OF_TRAINING = (
     *(f"vlm.{name}" for name in (
         "edp", "alpha_t", "alpha_m", "demonstrations", "sft_epochs", "sft_batch", "sft_lr", "sft_slips", "prompts", "rollouts",
         "at_once", "rl_lr", "updates", "rl_epochs", "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "beta",
-        "slip_cost",
+        "slip_cost", "temperature", "top_p", "engine",
     )),
 )  # fmt: skip
 RETRIES = 3  # times that a process may be lost without one more checkpoint between

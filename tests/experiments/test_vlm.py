@@ -188,6 +188,7 @@ def test_options_that_only_training_reads_are_refused_once_it_is_over(folder: Ru
     for option, flag in (
         ({"rl_lr": 1.0}, "--rl-lr"),
         ({"sft_slips": 0.5}, "--sft-slips"),
+        ({"temperature": 0.5, "top_p": 0.9}, "--temperature, --top-p"),
         ({"epsilon_high": 0.28}, "--epsilon-high"),
     ):
         place = Idle(replace(SETTINGS, vlm=replace(SETTINGS.vlm, **option)))

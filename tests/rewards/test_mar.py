@@ -218,7 +218,8 @@ def test_a_state_that_is_not_its_own_is_refused() -> None:
         ("mar:psnr,ssim", PAIR, True, True),
         ("mar:no-weights", METRICS, False, True),
         ("mar:no-decouple,metrics=psnr+clipiqa+", ("psnr", "clipiqa+"), True, False),
-        ("mar:no-mar, metrics=clipiqa+_vitL14_512+musiq, eps=0.3, beta=1", ("clipiqa+_vitL14_512", "musiq"), False, False),
+        ("mar:no-mar, metrics=clipiqa+_vitL14_512+musiq", ("clipiqa+_vitL14_512", "musiq"), False, False),
+        ("mar:no-decouple, metrics=psnr, eps=0.3, beta=1", ("psnr",), True, False),
         ("mar:metrics=clipiqa++psnr", ("clipiqa+", "psnr"), True, True),
     ],
 )
@@ -233,7 +234,18 @@ def test_specs(spec: str, metrics: tuple[str, ...], adaptive: bool, decouple: bo
 
 @pytest.mark.parametrize(
     "spec",
-    ["mar:eps=-1", "mar:eps=nan", "mar:beta=0", "mar:beta=2", "mar:psnr,psnr", "mar:eps=much", "mar:alpha=1", "mar:metrics="],
+    [
+        "mar:eps=-1",
+        "mar:eps=nan",
+        "mar:beta=0",
+        "mar:beta=2",
+        "mar:psnr,psnr",
+        "mar:eps=much",
+        "mar:alpha=1",
+        "mar:metrics=",
+        "mar:no-weights,eps=0.3",
+        "mar:no-mar,beta=1",
+    ],
 )
 def test_mistakes_are_named(spec: str) -> None:
     with pytest.raises(RewardError) as caught:
