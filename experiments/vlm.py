@@ -32,6 +32,7 @@ from experiments.runs import Row, RunFolder
 from experiments.tracking import display, gains, trackers
 from experiments.workplace import RETRIES, Opened, Workplace
 from pool import Problem
+from pool.worker import threads_wanted
 from tir_env.images.sources import Images
 from tir_env.side_by_side import stream_of
 from tir_env.tools import Toolbox
@@ -343,7 +344,7 @@ def say_grpo(row: Row, metrics: tuple[str, ...]) -> str:
 
 def threads() -> int:
     """That PyTorch may compute with on this machine. With one, a run that was killed goes on bit for bit; with more, to rounding."""
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return threads_wanted() or os.cpu_count() or 1
 
 
 def lessons_of(settings: Run, folder: RunFolder) -> Path:

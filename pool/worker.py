@@ -53,6 +53,12 @@ class Hello(NamedTuple):
     resident: tuple[str, ...]
 
 
+def threads_wanted() -> int:
+    """By the user, for this process; 0 where nothing is said. OpenMP takes a list, one number for each level."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
 def limit_threads(threads: int) -> None:
     """Workers share the cores of their node: each computes with its own share, whatever library it computes with."""
     for name in _THREAD_VARIABLES:

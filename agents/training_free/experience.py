@@ -12,7 +12,7 @@ from itertools import combinations, permutations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from agents.training_free.eyes import Eye, agenda
 from agents.training_free.search import Search, State, Walk, side_by_side
@@ -30,8 +30,8 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tried: int = Field(default=0, ge=0)
-    survived: dict[str, int] = {}
+    tried: int = Field(ge=1)
+    survived: dict[str, NonNegativeInt] = {}
 
     @property
     def rate(self) -> float:
@@ -99,8 +99,10 @@ def explore(world: World, eye: Eye, starts: Sequence[Start], experience: Experie
     for each, ends in zip(spoilt, seen, strict=True):
         for order, left in ends:
             orders = experience.raw.setdefault("+".join(sorted(order)), {})
-            record = orders.setdefault(THEN.join(order), Record())
-            record.tried += 1
+            before = orders.get(THEN.join(order), None)
+            record = orders[THEN.join(order)] = (
+                Record(tried=before.tried + 1, survived=before.survived) if before else Record(tried=1)
+            )
             for degradation in sorted(set(left) & set(each)):
                 record.survived[degradation] = record.survived.get(degradation, 0) + 1
 

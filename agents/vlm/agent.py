@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from agents.agent import Observations
@@ -126,8 +127,11 @@ class VlmAgent:
         """Ready to play, on the GPU if there is one. `base`: where the model that an adapter belongs to is, if not where it was."""
         try:
             data: dict[str, Any] = json.loads((folder / JSON).read_text(encoding="utf-8"))
-            spec, tools = VlmSpec(**data["spec"]), [str(tool) for tool in data["tools"]]
-            manner, at_once = Manner(**data["manner"]), bool(data["plan_at_once"])
+            spec = TypeAdapter(VlmSpec).validate_python(vars(VlmSpec(**data["spec"])))
+            manner = TypeAdapter(Manner).validate_python(vars(Manner(**data["manner"])))
+            tools, at_once = [str(tool) for tool in data["tools"]], bool(data["plan_at_once"])
+            if min(spec.lora, manner.slips) < 0 or min(manner.turn, manner.tokens) < 1:
+                raise ValueError("a number below any that it can have")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"holds no agent that can be read: {type(error).__name__}: {error}"
             raise VlmError(folder, reason, "Name the folder of a run, or the agent/ folder in it.") from error

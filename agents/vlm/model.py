@@ -175,7 +175,10 @@ def load(spec: VlmSpec) -> Vlm:
                 raise VlmError(f"the model {spec.name!r}", f"is a {kind}, not a {KIND}", "Use a dense Qwen3-VL.")
             processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
             model, found = Qwen3VLForConditionalGeneration.from_pretrained(
-                place, dtype=DTYPES[spec.dtype], output_loading_info=True
+                place,
+                dtype=DTYPES[spec.dtype],
+                output_loading_info=True,
+                attn_implementation="sdpa",  # a model's own settings may name code on the hub
             )
     except VlmError:
         raise

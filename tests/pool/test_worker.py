@@ -14,7 +14,7 @@ import torch
 
 from pool import Model, execute
 from pool.board import IDLE, RUNNING, Board, read
-from pool.worker import Job, Report, Worker
+from pool.worker import Job, Report, Worker, threads_wanted
 from tests.pool.models import Add, Batch, Resident, Troubled, Unloadable
 
 
@@ -42,6 +42,12 @@ def test_each_item_gets_its_own_status_in_its_own_place(worker: Worker) -> None:
     assert "cannot be printed" in answers[2].value
     assert "NaN" in answers[6].value
     assert "(3, 3)" in answers[8].value
+
+
+@pytest.mark.parametrize(("said", "wanted"), [("3", 3), ("2,1", 2), ("", 0), ("many", 0)])
+def test_threads_as_openmp_takes_them(said: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads_wanted() == wanted
 
 
 def test_a_wrong_number_of_results_is_a_bad_result(worker: Worker) -> None:

@@ -7,7 +7,6 @@ import inspect
 import io
 import json
 import logging
-import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export.passes import move_to_device_pass
 
+from pool.worker import threads_wanted
 from tir_env.tools.networks import torch_function
 from tir_env.tools.tool import Function, Tool, ToolError
 from tir_env.tools.weights import BadWeights, Weights
@@ -227,7 +227,7 @@ def onnx_function(tool: Tool, weights: Weights) -> Function:
         ) from error
     remedy = f"It should hold an ONNX network for {tool.name}, [N, 3, H, W] in and out. {weights.source}".strip()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as the rest of the process; 0: all cores
+    options.intra_op_num_threads = threads_wanted()  # as the rest of the process; 0: all cores
     options.log_severity_level = 3
     wanted = ["CUDAExecutionProvider"] if tool.traits.gpu else []
     providers = [name for name in [*wanted, "CPUExecutionProvider"] if name in onnxruntime.get_available_providers()]

@@ -29,7 +29,15 @@ class BadWeights(Problem):
 
 def weights_folder() -> Path:
     """Where a user keeps weights: $TIR_WEIGHTS, or ~/.cache/tir/weights."""
-    return Path(os.environ.get("TIR_WEIGHTS") or Path.home() / ".cache" / "tir" / "weights").expanduser()
+    return at_home(Path(os.environ.get("TIR_WEIGHTS") or "~/.cache/tir/weights"))
+
+
+def at_home(path: Path) -> Path:
+    """With the user's folder in place of ~."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # another user's, who is not known here
+        raise MissingWeights(path, f"has no place: {error}", "Write the whole path.") from error
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Weights:
         if data := os.environ.get("TIR_DATA"):
             folders.append(Path(data))
         # An absolute or ~ path stands for itself; `dict` keeps the order and drops repeats.
-        return list(dict.fromkeys(folder / Path(self.name).expanduser() for folder in folders))
+        return list(dict.fromkeys(folder / at_home(Path(self.name)) for folder in folders))
 
     def found(self) -> Path | None:
         return next((path for path in self.paths() if path.is_file()), None)

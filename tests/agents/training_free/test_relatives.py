@@ -188,6 +188,16 @@ def test_experience_that_cannot_be_read(tmp_path: Path) -> None:
         Experience.load(path)
 
 
+def test_an_order_that_was_never_tried_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "experience.json"
+    for record in ('{"tried": 0}', "{}", '{"tried": 2, "survived": {"noise": -1}}'):
+        path.write_text(
+            f'{{"toolbox": "t", "perceiver": "p", "made_from": "m", "raw": {{"denoise": {{"denoise": {record}}}}}}}'
+        )
+        with pytest.raises(Problem, match="holds no experience that can be read"):
+            Experience.load(path)
+
+
 def test_the_experience_that_ships_speaks_of_the_pocket_toolbox() -> None:
     experience, toolbox = Experience.load(POCKET), Toolbox.load("pocket")
     assert experience.toolbox == "pocket"

@@ -88,6 +88,11 @@ def test_missing_weights_name_the_tool_every_place_and_the_remedy(toolbox_file, 
         Toolbox.load(path).with_weights_only()
 
 
+def test_the_home_of_nobody_is_no_place(toolbox_file):
+    with pytest.raises(MissingWeights, match=r"~nobody-here/net\.pth: has no place: .*Write the whole path"):
+        Toolbox.load(toolbox_file({**SPANDREL, "weights": "~nobody-here/net.pth"}))[0].load()
+
+
 def test_defaults_hold_for_entries_with_weights_only(toolbox_file):
     box = Toolbox.load(
         toolbox_file(GAMMA, SPANDREL, {**SPANDREL, "model": "b", "tile": 0}, defaults={"tile": 256, "gpu": True})
