@@ -2,7 +2,7 @@
 
 run.py keeps them while it has the images. Where they are missing, they are made again from the record, and only if every byte comes
 out as recorded: a report never shows pixels that are not those of the scores beside them. What a folder names may be a stranger's
-program, so unasked they are made with what ships alone.
+program or file, so unasked they are made with what ships alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from PIL import Image as Pillow
 from experiments.report_page.reading import Run
 from experiments.runs import THUMBNAILS
 from pool import Problem
+from tir_env.degradations.depth import FALLBACK
 from tir_env.files import write_aside
 from tir_env.images.operations import Image
 from tir_env.tools import Toolbox
@@ -59,7 +60,7 @@ class Album:
 def gather(run: Run, limit: float, remake: bool = False) -> Album:
     """The run's thumbnails, up to `limit` bytes of HTML; those that were not kept are made again and kept.
 
-    `remake`: by the run's own toolbox and depth model, too.
+    `remake`: by the run's own toolbox and depth, too.
     """
     album, studio, reasons, left_out = Album(), Studio(run, remake), Counter[str](), 0
     for trajectory in in_order(run.trajectories, run.metrics):
@@ -130,10 +131,10 @@ class Studio:
     @cached_property
     def world(self) -> World:
         settings = self.run.settings
-        toolbox, depth = settings.get("toolbox", ""), settings.get("depth", "synthetic")
-        for name, ships in ((f"toolbox {toolbox}", toolbox in Toolbox.names()), (f"depth {depth}", "model:" not in depth)):
+        toolbox, depth = settings.get("toolbox", ""), settings.get("depth", FALLBACK)
+        for name, ships in ((f"toolbox {toolbox}", toolbox in Toolbox.names()), (f"depth {depth}", depth == FALLBACK)):
             if not (ships or self.remake):
-                reason = "does not ship, and what others wrote may run any program"
+                reason = "does not ship, and what others made may do harm"
                 raise Problem(name, reason, "If you trust this run: report.py --remake.")
         self._opened = True
         # All of the photographs, of which a trajectory knows its own by name and digest.

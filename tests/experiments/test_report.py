@@ -250,7 +250,10 @@ def test_pictures_that_were_not_kept_are_made_again(real: tuple[Path, list[Traje
     )
 
 
-@pytest.mark.parametrize("named", [{"toolbox": "tools.yaml"}, {"toolbox": "pocket", "depth": "model:somebody/depth"}])
+@pytest.mark.parametrize(
+    "named",
+    [{"toolbox": "tools.yaml"}, *({"toolbox": "pocket", "depth": depth} for depth in ("model:somebody/depth", "folder:real"))],
+)
 def test_of_what_a_stranger_may_have_written_nothing_is_run_unasked(
     real: tuple[Path, list[Trajectory]], named: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
