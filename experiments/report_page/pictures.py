@@ -22,9 +22,11 @@ from PIL import Image as Pillow
 from experiments.report_page.reading import Run
 from experiments.runs import THUMBNAILS
 from pool import Problem
+from tir_env import trajectory_file
 from tir_env.degradations.depth import FALLBACK
 from tir_env.files import write_aside
 from tir_env.images.operations import Image
+from tir_env.images.reading import MAX_PIXELS
 from tir_env.tools import Toolbox
 from tir_env.trajectory import GIVEN, Trajectory
 from tir_env.world import World
@@ -96,7 +98,7 @@ def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[st
     kept = {d: picture for d in digests_of(trajectory) if (picture := _kept(place(folder, d))) is not None}
     if len(kept) == len(digests_of(trajectory)):
         return kept
-    made = {digest: thumbnail(image) for digest, image in images_of(studio.with_images(trajectory))}
+    made = {digest: thumbnail(image) for digest, image in studio.images(trajectory)}
     if os.access(folder, os.W_OK) and not (folder / THUMBNAILS).is_symlink():
         for digest, picture in made.items():
             _write(place(folder, digest), picture)
@@ -121,7 +123,7 @@ def _kept(path: Path) -> bytes | None:
 
 
 class Studio:
-    """Makes a trajectory's images again, with the run's photographs and tools."""
+    """A trajectory's images: those that were saved with it, or made again with the run's photographs and tools."""
 
     def __init__(self, run: Run, remake: bool = False) -> None:
         self.run, self.remake = run, remake
@@ -143,10 +145,13 @@ class Studio:
             horizon=int(settings.get("horizon", 1)), crop=int(settings.get("crop", 0)), depth=depth, pool="local",
         )  # fmt: skip
 
-    def with_images(self, trajectory: Trajectory) -> Trajectory:
-        """Raises a `Problem` where it cannot be made, or comes out with other bytes."""
-        if trajectory.input is not None:
-            return trajectory
+    def images(self, trajectory: Trajectory) -> Iterator[tuple[str, Image]]:
+        """One after the other, with their digests; raises a `Problem` where one is damaged or comes out with other bytes."""
+        if (folder := self.run.pictured.get(id(trajectory))) is not None:
+            return trajectory_file.pictures(folder, trajectory, MAX_PIXELS)
+        return images_of(self._again(trajectory))
+
+    def _again(self, trajectory: Trajectory) -> Trajectory:
         if trajectory.start.images == GIVEN:
             raise Problem(
                 "pictures that were given by hand", "cannot be found again", "Save such trajectories with their images."

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.console import figures
 from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder, flat
 from pool import Problem
+from tir_env import trajectory_file
 from tir_env.trajectory import Trajectory
 
 OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
@@ -33,7 +34,8 @@ class Run:
     rows: list[Row]
     table: dict[str, dict[str, Any]]
     cases: dict[str, dict[str, dict[str, Any]]]  # by policy, by case
-    trajectories: list[Trajectory] = field(repr=False)
+    trajectories: list[Trajectory] = field(repr=False)  # without their images, of which there may be more than memory
+    pictured: dict[int, Path] = field(repr=False)  # by `id` of a trajectory that was saved with its images: where
     numbers: list[int]  # of the trajectories, by the order in which they were played
     notes: list[str]  # what a reader must know is missing
 
@@ -97,27 +99,33 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
     for change in folder.changes():
         other = ", ".join(f"{key} {told(then)} in place of {told(before)}" for key, (before, then) in change.settings.items())
         notes.append(f"After iteration {change.after} it was gone on with other settings: {other}.")
-    trajectories, numbers, broken = _trajectories(path / TRAJECTORIES, limit)
+    trajectories, pictured, numbers, broken = _trajectories(path / TRAJECTORIES, limit)
     if table and not trajectories:
         notes.append("No trajectories were saved.")
     notes += broken
     tables = figures(table.get("rows", {})), figures(table.get("by case", {}))
-    return Run(name, path, settings, about, folder.rows(), *tables, trajectories, numbers, notes)
+    return Run(name, path, settings, about, folder.rows(), *tables, trajectories, pictured, numbers, notes)
 
 
-def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int], list[str]]:
-    """All that can be read, or of as many as the limit allows, spread evenly; their numbers; lines about what is not among them."""
+def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], dict[int, Path], list[int], list[str]]:
+    """All that can be read, or of as many as the limit allows, spread evenly; where those are that have images; their numbers;
+    lines about what is not among them."""
     names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")] if folder.is_dir() else []
     names.sort(key=lambda name: (len(name), name))  # 9999 before 10000
     chosen = [k * len(names) // limit for k in range(limit)] if len(names) > limit else range(len(names))
     found, numbers, broken = [], [], []
+    pictured: dict[int, Path] = {}
     for place in chosen:
         name = names[place]
         try:
-            found.append(Trajectory.load(folder / name))
-            numbers.append(int(name) if name.isdecimal() else place)
-        except Problem as error:  # of the record, or of a picture
+            trajectory, images = trajectory_file.read(folder / name)
+        except Problem as error:
             broken.append(str(error))
+            continue
+        found.append(trajectory)
+        numbers.append(int(name) if name.isdecimal() else place)
+        if images == "png":
+            pictured[id(trajectory)] = folder / name
     told_of = []
     if len(chosen) < len(names):
         told_of.append(
@@ -126,7 +134,7 @@ def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int]
         )
     if broken:
         told_of.append(f"{len(broken)} trajectories cannot be read. The first: {broken[0]}")
-    return found, numbers, told_of
+    return found, pictured, numbers, told_of
 
 
 class _File(BaseModel):
