@@ -7,6 +7,7 @@ program or file, so unasked they are made with what ships alone.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -94,14 +95,15 @@ def gather(run: Run, limit: float, remake: bool = False) -> Album:
 
 
 def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[str, bytes]:
-    """A trajectory's thumbnails: as they were kept, or made again, and then kept if the folder may be written to."""
+    """A trajectory's thumbnails: as they were kept, or made again, and then kept if they can be."""
     kept = {d: picture for d in digests_of(trajectory) if (picture := _kept(place(folder, d))) is not None}
     if len(kept) == len(digests_of(trajectory)):
         return kept
     made = {digest: thumbnail(image) for digest, image in studio.images(trajectory)}
     if os.access(folder, os.W_OK) and not (folder / THUMBNAILS).is_symlink():
         for digest, picture in made.items():
-            _write(place(folder, digest), picture)
+            with contextlib.suppress(OSError):  # a folder may lie in its place: it is shown all the same
+                _write(place(folder, digest), picture)
     return made
 
 

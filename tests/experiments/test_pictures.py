@@ -100,3 +100,18 @@ def test_an_image_that_is_too_large_or_damaged_costs_the_pictures_alone(whole: P
     monkeypatch.setattr(pictures, "MAX_PIXELS", 10)
     assert "over the limit of 10" in "".join(gather(run, 1e9).notes)
     assert Trajectory.load(whole / TRAJECTORIES / "0000").image.size > 10, "what a user loads may be larger"
+
+
+def test_what_lies_in_a_thumbnails_place_stays_and_the_picture_is_shown(whole: Path) -> None:
+    kept = gather(read_run(whole, "run"), 1e9).pictures
+    there = place(whole, next(iter(kept)))
+    shutil.rmtree(whole / THUMBNAILS)
+    there.mkdir(parents=True)
+    (there / "mine.txt").write_text("mine")
+    album = gather(read_run(whole, "run"), 1e9)
+    assert (album.pictures, album.notes) == (kept, [])
+    assert (there / "mine.txt").read_text() == "mine"
+    assert {path.stem for path in (whole / THUMBNAILS).iterdir()} == set(kept)
+    shutil.rmtree(whole / THUMBNAILS)
+    (whole / THUMBNAILS).write_text("mine")
+    assert gather(read_run(whole, "run"), 1e9).pictures == kept
