@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image as Pillow
 
 from experiments.report_page.reading import Run
-from experiments.runs import THUMBNAILS
+from experiments.runs import CONFIG, THUMBNAILS
 from pool import Problem
+from pool.errors import describe
 from tir_env import trajectory_file
 from tir_env.degradations.depth import FALLBACK
 from tir_env.files import write_aside
@@ -124,6 +125,19 @@ def _kept(path: Path) -> bytes | None:
     return data
 
 
+@contextlib.contextmanager
+def _told(thing: object, reason: str) -> Iterator[None]:
+    """What a stranger's figures lead to is a `Problem`, whatever it is."""
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        raise Problem(
+            thing, f"{reason}: {describe(error)}", "It was changed by hand, or written by another version."
+        ) from error
+
+
 class Studio:
     """A trajectory's images: those that were saved with it, or made again with the run's photographs and tools."""
 
@@ -161,11 +175,13 @@ class Studio:
         if self._refused is not None:
             raise self._refused
         try:
-            world = self.world
+            with _told(self.run.folder / CONFIG, "names no world that opens"):
+                world = self.world
         except Problem as problem:
             self._refused = problem  # it will not open the next time, either
             raise
-        return world.remake(trajectory)
+        with _told(trajectory.start.image, "cannot be made again"):
+            return world.remake(trajectory)
 
     def close(self) -> None:
         if self._opened and self._refused is None:

@@ -6,14 +6,15 @@ What is missing is told, not guessed.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.console import figures
 from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder, flat
@@ -22,6 +23,7 @@ from tir_env import trajectory_file
 from tir_env.trajectory import Trajectory
 
 OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
+SHARES = ("tasks", "usage")  # of a policy in the table; no metric can be called so
 SHOWN = 5000  # trajectories of a run: a page of some 40 MB, of which a browser can be asked
 
 
@@ -42,7 +44,7 @@ class Run:
     @property
     def metrics(self) -> list[str]:
         """Those of the table first, then whatever else the trajectories know."""
-        known = [m for t in self.trajectories for m in t.quality]
+        known = [m for t in self.trajectories for m in t.quality if m not in SHARES]
         return list(dict.fromkeys([*self.settings.get("metrics", ()), *known]))
 
     @property
@@ -64,8 +66,9 @@ class Run:
         """Where the time went: demonstrations, training by kind of work where the log says so, the comparison at the end, the rest."""
         spent: dict[str, float] = {}
         for row in self.rows:
-            parts = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
-            whole = row.get("seconds", 0.0)
+            known = {key: float(value) for key, value in row.items() if _is_known(value)}
+            parts = {key.partition("/")[2]: value for key, value in known.items() if key.startswith("seconds/")}
+            whole = known.get("seconds", 0.0)
             if not parts:
                 parts = {"imitation" if "sft/loss" in row else "training": whole}
             elif whole > sum(parts.values()):
@@ -73,16 +76,17 @@ class Run:
             for kind, value in parts.items():
                 spent[kind] = spent.get(kind, 0.0) + value
         played = self.settings.get("test_episodes", 0)
-        timed = [
-            row["seconds per image"] * row.get("episodes", played) for row in self.table.values() if "seconds per image" in row
-        ]
-        if timed:
-            spent["held-out comparison"] = sum(timed)
+        timed = [row.get("seconds per image", 0.0) * row.get("episodes", played) for row in self.table.values()]
+        spent["held-out comparison"] = sum(filter(_is_known, timed))
         spent["demonstrations"] = self.about.get("demonstrations", 0.0)
         rest = float(self.about.get("seconds", 0.0)) - sum(spent.values())
         if rest > 0 and not self.about.get("resumed"):
             spent["everything else"] = rest
-        return {kind: value for kind, value in spent.items() if value > 0}
+        return {kind: value for kind, value in spent.items() if value > 0 and _is_known(value)}
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
@@ -143,9 +147,18 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+def _no_share(metric: str) -> str:
+    if metric in SHARES:
+        raise ValueError(f"no metric is called {metric}")
+    return metric
+
+
+Metric = Annotated[str, AfterValidator(_no_share)]
+
+
 class Settings(_File):
-    metrics: list[str] = []
-    test_episodes: int = Field(0, ge=0)
+    metrics: list[Metric] = []
+    test_episodes: int = Field(0, ge=0, lt=2**53)
     images: str = ""
     test_images: str = ""
     toolbox: str = ""
@@ -176,18 +189,18 @@ class About(_File):
 
 
 def _read(path: Path, kind: type[_File]) -> dict[str, Any]:
-    """As it is in the file, if it has that form."""
+    """What is in the file, if it has that form."""
     remedy = "It was cut short or changed by hand: restore it, or delete it."
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        kind.model_validate_json(json.dumps(data))
+        found: dict[str, Any] = kind.model_validate_json(json.dumps(data)).model_dump(by_alias=True, exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise Problem(path, f"holds no {kind.__name__.lower()} of a run: {where}: {first['msg']}", remedy) from error
     except (ValueError, RecursionError, OSError) as error:
         raise Problem(path, f"is no JSON file ({error})", remedy) from error
-    return dict(data)
+    return found
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
