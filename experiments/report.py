@@ -4,8 +4,8 @@
     python experiments/report.py out/run out/run-2 --out both.html  side by side: settings that differ, curves over each other
 
 The file needs no network and can be sent to anybody. Pictures are those that run.py kept; what it did not keep is made again with the
-run's photographs and tools, byte for byte, or left out with a note that says so. Tools from a YAML file may run any program: they are
-used if you ask for it by --remake.
+run's photographs and tools, byte for byte, or left out with a note that says so. Tools from a YAML file may run any program, and
+depth from elsewhere is a stranger's file: they are used if you ask for it by --remake.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Report:
     trajectories: int = SHOWN
     """Trajectories of each run, at most; where there are more, that many are shown, spread evenly."""
     remake: bool = False
-    """Make missing pictures again with a run's own toolbox file or depth model, too: for runs that you trust."""
+    """Make missing pictures again with a run's own toolbox file and depth, too: for runs that you trust."""
     json: Path | None = None
     """Write the file's size, and how long it took, here."""
 

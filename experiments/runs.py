@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from experiments.checkpoints import CheckpointError, fault, seal
 from experiments.console import check_folder, command_for
@@ -43,7 +43,12 @@ PLACES = ("out", "resume")  # settings that say nothing of what was computed
 QUERY = re.compile(r'https?://[^\s"]*[?#]', re.IGNORECASE)
 Settings = TypeVar("Settings")
 Row = dict[str, float]
-ROW: TypeAdapter[Any] = TypeAdapter(dict[str, float | None])
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, float | bool | None] = Field(init=False)
+    iteration: int = Field(ge=0, lt=2**53)
 
 
 def commit() -> str:
@@ -222,9 +227,8 @@ class RunFolder:
         for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
             try:
                 row = json.loads(line)
-                ROW.validate_python(row)
-                row["iteration"]
-            except (ValueError, KeyError, RecursionError):  # pydantic's is a ValueError
+                _Row.model_validate(row)
+            except (ValueError, RecursionError):  # pydantic's is a ValueError
                 torn = torn or number
                 continue
             if torn:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from pool import CallFailed, Problem
 from rewards import Quality
@@ -18,6 +20,7 @@ from tir_env.images.operations import Image, digest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Natural = Annotated[int, Field(ge=0)]  # where it is read from a file
 STOP = "stop"
 GIVEN = "given"  # the source of pictures that a user hands over
 
@@ -33,8 +36,8 @@ class Start:
     images: str  # the source's name
     image: str  # the photograph's name in it
     digest: str  # of the whole photograph
-    corner: tuple[int, int]  # of the crop
-    crop: int  # side of the crop, 0 for the whole photograph
+    corner: tuple[Natural, Natural]  # of the crop
+    crop: Natural  # side of the crop, 0 for the whole photograph
     suite: str
     case: str
     seed: int  # of the degradations

@@ -6,6 +6,7 @@ A folder that is there is whole: it is written aside and renamed. What is read i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,18 +77,21 @@ def save(trajectory: Trajectory, folder: Path, images: Literal["png", "reference
 
     def write(new: Path) -> None:
         new.mkdir()
-        if images == "png":
-            for name, image in _pictures(trajectory):
+        for name, _, image in _pictures(trajectory) if images == "png" else ():
+            if image is not None:
                 write_image(new / name, image)
         (new / JSON).write_text(text, encoding="utf-8")
 
     return write_aside(folder, write)
 
 
-def _pictures(trajectory: Trajectory) -> list[tuple[str, Image]]:
-    named = [("input.png", trajectory.input), ("reference.png", trajectory.reference)]
-    named += [(f"step-{number}.png", step.image) for number, step in enumerate(trajectory.steps, start=1) if step.changed]
-    return [(name, image) for name, image in named if image is not None]
+def _pictures(trajectory: Trajectory) -> list[tuple[str, str, Image | None]]:
+    """The file, the digest, and the image if it is there."""
+    named = [("input.png", trajectory.input_digest, trajectory.input)]
+    if trajectory.reference_digest is not None:
+        named.append(("reference.png", trajectory.reference_digest, trajectory.reference))
+    steps = enumerate(trajectory.steps, start=1)
+    return [*named, *((f"step-{number}.png", step.digest, step.image) for number, step in steps if step.changed)]
 
 
 def _as_json(trajectory: Trajectory, images: str) -> str:
@@ -114,6 +118,26 @@ def _plain(value: Any) -> Any:
 
 
 def load(folder: Path) -> Trajectory:
+    """With its images, if they were saved with it."""
+    trajectory, images = read(folder)
+    found = dict(pictures(folder, trajectory)) if images == "png" else {}
+    trajectory.input, trajectory.reference = found.get(trajectory.input_digest), found.get(trajectory.reference_digest or "")
+    for step in trajectory.steps:
+        step.image = found.get(step.digest)
+    return trajectory
+
+
+def pictures(folder: Path, trajectory: Trajectory, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Image]]:
+    """The images that were saved with it, one after the other, each with its digest and held against it."""
+    for name, expected, _ in _pictures(trajectory):
+        image = read_image(folder / name, min_side=1, max_pixels=max_pixels)
+        if digest(image) != expected:
+            raise TrajectoryError(folder / name, "is not the image that was saved", "Restore the file, or replay.")
+        yield expected, image
+
+
+def read(folder: Path) -> tuple[Trajectory, str]:
+    """Without its images, and how they were saved."""
     path = folder / JSON
     try:
         text = path.read_text(encoding="utf-8")
@@ -124,32 +148,22 @@ def load(folder: Path) -> Trajectory:
         reason = f"is no saved trajectory of version {VERSION}: {_first(error)}"
         raise TrajectoryError(path, reason, "It was cut short, changed by hand, or written by another version.") from error
 
-    def picture(name: str, expected: str | None) -> Image | None:
-        if found.images == "reference" or expected is None:
-            return None
-        image = read_image(folder / name, min_side=1, max_pixels=MAX_PIXELS)
-        if digest(image) != expected:
-            raise TrajectoryError(folder / name, "is not the image that was saved", "Restore the file, or replay.")
-        return image
-
-    current = first = picture("input.png", found.input_digest)
     shown = found.input_digest
     steps = []
     for number, entry in enumerate(found.steps, start=1):
         step = Step(image=None, **{name: getattr(entry, name) for name in StepRecord.model_fields})
         if step.changed:
-            current, shown = picture(f"step-{number}.png", step.digest), step.digest
+            shown = step.digest
         elif step.digest != shown:
             reason = f"says that step {number} left the image as it was, and gives it another digest"
             raise TrajectoryError(path, reason, "It was changed by hand: restore the file.")
-        step.image = current
         steps.append(step)
-    return Trajectory(
+    trajectory = Trajectory(
         start=found.start, toolbox=found.toolbox, tools=found.tools, record=[entry.model_dump() for entry in found.record],
-        input=first, reference=picture("reference.png", found.reference_digest), input_digest=found.input_digest,
-        reference_digest=found.reference_digest, quality=found.quality, reward_name=found.reward_name, steps=steps,
-        ended=found.ended, unscored=found.unscored,
+        input=None, reference=None, input_digest=found.input_digest, reference_digest=found.reference_digest,
+        quality=found.quality, reward_name=found.reward_name, steps=steps, ended=found.ended, unscored=found.unscored,
     )  # fmt: skip
+    return trajectory, found.images
 
 
 def _first(error: Exception) -> str:

@@ -15,6 +15,7 @@ from experiments.reporting import panels, short, smooth
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
+LARGEST = 1e30  # value that is drawn; of the largest floats even a difference is infinite
 FEW = 12  # points that are drawn as they are
 MORE = [  # what the picture in figures/ has no room for
     ("tokens right, imitation", ["sft/right"]),
@@ -66,7 +67,8 @@ def _series(run: Run, keys: Sequence[str], place: int | None) -> list[Series]:
     rows = [row for row in run.rows if any(key in row for key in keys)]
     found = []
     for number, key in enumerate(keys):
-        known = [(x, row[key]) for x, row in enumerate(rows, start=1) if row.get(key) is not None and np.isfinite(row[key])]
+        values = ((x, row.get(key)) for x, row in enumerate(rows, start=1))
+        known = [(x, value) for x, value in values if value is not None and abs(value) <= LARGEST]  # NaN is not
         if known:
             colour, dash = (number, number // 6) if place is None else (place, number + place // 6)
             name = "" if place is None else run.name

@@ -193,12 +193,13 @@ def breakable(tool: str) -> Markup:
 
 
 def minutes(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     whole = round(seconds)
     return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def day(text: str) -> str:
-    """An ISO time for people."""
-    return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M")
+def day(moment: datetime) -> str:
+    return moment.strftime("%-d %B %Y, %H:%M")

@@ -2,11 +2,12 @@
 
 run.py keeps them while it has the images. Where they are missing, they are made again from the record, and only if every byte comes
 out as recorded: a report never shows pixels that are not those of the scores beside them. What a folder names may be a stranger's
-program, so unasked they are made with what ships alone.
+program or file, so unasked they are made with what ships alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -20,10 +21,14 @@ import numpy as np
 from PIL import Image as Pillow
 
 from experiments.report_page.reading import Run
-from experiments.runs import THUMBNAILS
+from experiments.runs import CONFIG, THUMBNAILS
 from pool import Problem
+from pool.errors import describe
+from tir_env import trajectory_file
+from tir_env.degradations.depth import FALLBACK
 from tir_env.files import write_aside
 from tir_env.images.operations import Image
+from tir_env.images.reading import MAX_PIXELS
 from tir_env.tools import Toolbox
 from tir_env.trajectory import GIVEN, Trajectory
 from tir_env.world import World
@@ -59,7 +64,7 @@ class Album:
 def gather(run: Run, limit: float, remake: bool = False) -> Album:
     """The run's thumbnails, up to `limit` bytes of HTML; those that were not kept are made again and kept.
 
-    `remake`: by the run's own toolbox and depth model, too.
+    `remake`: by the run's own toolbox and depth, too.
     """
     album, studio, reasons, left_out = Album(), Studio(run, remake), Counter[str](), 0
     for trajectory in in_order(run.trajectories, run.metrics):
@@ -91,14 +96,15 @@ def gather(run: Run, limit: float, remake: bool = False) -> Album:
 
 
 def pictures_of(folder: Path, trajectory: Trajectory, studio: Studio) -> dict[str, bytes]:
-    """A trajectory's thumbnails: as they were kept, or made again, and then kept if the folder may be written to."""
+    """A trajectory's thumbnails: as they were kept, or made again, and then kept if they can be."""
     kept = {d: picture for d in digests_of(trajectory) if (picture := _kept(place(folder, d))) is not None}
     if len(kept) == len(digests_of(trajectory)):
         return kept
-    made = {digest: thumbnail(image) for digest, image in images_of(studio.with_images(trajectory))}
+    made = {digest: thumbnail(image) for digest, image in studio.images(trajectory)}
     if os.access(folder, os.W_OK) and not (folder / THUMBNAILS).is_symlink():
         for digest, picture in made.items():
-            _write(place(folder, digest), picture)
+            with contextlib.suppress(OSError):  # a folder may lie in its place: it is shown all the same
+                _write(place(folder, digest), picture)
     return made
 
 
@@ -119,8 +125,21 @@ def _kept(path: Path) -> bytes | None:
     return data
 
 
+@contextlib.contextmanager
+def _told(thing: object, reason: str) -> Iterator[None]:
+    """What a stranger's figures lead to is a `Problem`, whatever it is."""
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        raise Problem(
+            thing, f"{reason}: {describe(error)}", "It was changed by hand, or written by another version."
+        ) from error
+
+
 class Studio:
-    """Makes a trajectory's images again, with the run's photographs and tools."""
+    """A trajectory's images: those that were saved with it, or made again with the run's photographs and tools."""
 
     def __init__(self, run: Run, remake: bool = False) -> None:
         self.run, self.remake = run, remake
@@ -130,10 +149,10 @@ class Studio:
     @cached_property
     def world(self) -> World:
         settings = self.run.settings
-        toolbox, depth = settings.get("toolbox", ""), settings.get("depth", "synthetic")
-        for name, ships in ((f"toolbox {toolbox}", toolbox in Toolbox.names()), (f"depth {depth}", "model:" not in depth)):
+        toolbox, depth = settings.get("toolbox", ""), settings.get("depth", FALLBACK)
+        for name, ships in ((f"toolbox {toolbox}", toolbox in Toolbox.names()), (f"depth {depth}", depth == FALLBACK)):
             if not (ships or self.remake):
-                reason = "does not ship, and what others wrote may run any program"
+                reason = "does not ship, and what others made may do harm"
                 raise Problem(name, reason, "If you trust this run: report.py --remake.")
         self._opened = True
         # All of the photographs, of which a trajectory knows its own by name and digest.
@@ -142,10 +161,13 @@ class Studio:
             horizon=int(settings.get("horizon", 1)), crop=int(settings.get("crop", 0)), depth=depth, pool="local",
         )  # fmt: skip
 
-    def with_images(self, trajectory: Trajectory) -> Trajectory:
-        """Raises a `Problem` where it cannot be made, or comes out with other bytes."""
-        if trajectory.input is not None:
-            return trajectory
+    def images(self, trajectory: Trajectory) -> Iterator[tuple[str, Image]]:
+        """One after the other, with their digests; raises a `Problem` where one is damaged or comes out with other bytes."""
+        if (folder := self.run.pictured.get(id(trajectory))) is not None:
+            return trajectory_file.pictures(folder, trajectory, MAX_PIXELS)
+        return images_of(self._again(trajectory))
+
+    def _again(self, trajectory: Trajectory) -> Trajectory:
         if trajectory.start.images == GIVEN:
             raise Problem(
                 "pictures that were given by hand", "cannot be found again", "Save such trajectories with their images."
@@ -153,11 +175,13 @@ class Studio:
         if self._refused is not None:
             raise self._refused
         try:
-            world = self.world
+            with _told(self.run.folder / CONFIG, "names no world that opens"):
+                world = self.world
         except Problem as problem:
             self._refused = problem  # it will not open the next time, either
             raise
-        return world.remake(trajectory)
+        with _told(trajectory.start.image, "cannot be made again"):
+            return world.remake(trajectory)
 
     def close(self) -> None:
         if self._opened and self._refused is None:

@@ -6,21 +6,24 @@ What is missing is told, not guessed.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.console import figures
 from experiments.runs import ABOUT, CONFIG, TABLE, TRAJECTORIES, Row, RunFolder, flat
 from pool import Problem
+from tir_env import trajectory_file
 from tir_env.trajectory import Trajectory
 
 OF_OTHERS = {"clip_mlp": "vlm", "vlm": "light"}  # the options that a policy does not read
+SHARES = ("tasks", "usage")  # of a policy in the table; no metric can be called so
 SHOWN = 5000  # trajectories of a run: a page of some 40 MB, of which a browser can be asked
 
 
@@ -33,14 +36,15 @@ class Run:
     rows: list[Row]
     table: dict[str, dict[str, Any]]
     cases: dict[str, dict[str, dict[str, Any]]]  # by policy, by case
-    trajectories: list[Trajectory] = field(repr=False)
+    trajectories: list[Trajectory] = field(repr=False)  # without their images, of which there may be more than memory
+    pictured: dict[int, Path] = field(repr=False)  # by `id` of a trajectory that was saved with its images: where
     numbers: list[int]  # of the trajectories, by the order in which they were played
     notes: list[str]  # what a reader must know is missing
 
     @property
     def metrics(self) -> list[str]:
         """Those of the table first, then whatever else the trajectories know."""
-        known = [m for t in self.trajectories for m in t.quality]
+        known = [m for t in self.trajectories for m in t.quality if m not in SHARES]
         return list(dict.fromkeys([*self.settings.get("metrics", ()), *known]))
 
     @property
@@ -62,8 +66,9 @@ class Run:
         """Where the time went: demonstrations, training by kind of work where the log says so, the comparison at the end, the rest."""
         spent: dict[str, float] = {}
         for row in self.rows:
-            parts = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
-            whole = row.get("seconds", 0.0)
+            known = {key: float(value) for key, value in row.items() if _is_known(value)}
+            parts = {key.partition("/")[2]: value for key, value in known.items() if key.startswith("seconds/")}
+            whole = known.get("seconds", 0.0)
             if not parts:
                 parts = {"imitation" if "sft/loss" in row else "training": whole}
             elif whole > sum(parts.values()):
@@ -71,16 +76,17 @@ class Run:
             for kind, value in parts.items():
                 spent[kind] = spent.get(kind, 0.0) + value
         played = self.settings.get("test_episodes", 0)
-        timed = [
-            row["seconds per image"] * row.get("episodes", played) for row in self.table.values() if "seconds per image" in row
-        ]
-        if timed:
-            spent["held-out comparison"] = sum(timed)
+        timed = [row.get("seconds per image", 0.0) * row.get("episodes", played) for row in self.table.values()]
+        spent["held-out comparison"] = sum(filter(_is_known, timed))
         spent["demonstrations"] = self.about.get("demonstrations", 0.0)
         rest = float(self.about.get("seconds", 0.0)) - sum(spent.values())
         if rest > 0 and not self.about.get("resumed"):
             spent["everything else"] = rest
-        return {kind: value for kind, value in spent.items() if value > 0}
+        return {kind: value for kind, value in spent.items() if value > 0 and _is_known(value)}
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
@@ -97,27 +103,33 @@ def read_run(path: Path, name: str, limit: int = SHOWN) -> Run:
     for change in folder.changes():
         other = ", ".join(f"{key} {told(then)} in place of {told(before)}" for key, (before, then) in change.settings.items())
         notes.append(f"After iteration {change.after} it was gone on with other settings: {other}.")
-    trajectories, numbers, broken = _trajectories(path / TRAJECTORIES, limit)
+    trajectories, pictured, numbers, broken = _trajectories(path / TRAJECTORIES, limit)
     if table and not trajectories:
         notes.append("No trajectories were saved.")
     notes += broken
     tables = figures(table.get("rows", {})), figures(table.get("by case", {}))
-    return Run(name, path, settings, about, folder.rows(), *tables, trajectories, numbers, notes)
+    return Run(name, path, settings, about, folder.rows(), *tables, trajectories, pictured, numbers, notes)
 
 
-def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int], list[str]]:
-    """All that can be read, or of as many as the limit allows, spread evenly; their numbers; lines about what is not among them."""
+def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], dict[int, Path], list[int], list[str]]:
+    """All that can be read, or of as many as the limit allows, spread evenly; where those are that have images; their numbers;
+    lines about what is not among them."""
     names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")] if folder.is_dir() else []
     names.sort(key=lambda name: (len(name), name))  # 9999 before 10000
     chosen = [k * len(names) // limit for k in range(limit)] if len(names) > limit else range(len(names))
     found, numbers, broken = [], [], []
+    pictured: dict[int, Path] = {}
     for place in chosen:
         name = names[place]
         try:
-            found.append(Trajectory.load(folder / name))
-            numbers.append(int(name) if name.isdecimal() else place)
-        except Problem as error:  # of the record, or of a picture
+            trajectory, images = trajectory_file.read(folder / name)
+        except Problem as error:
             broken.append(str(error))
+            continue
+        found.append(trajectory)
+        numbers.append(int(name) if name.isdecimal() else place)
+        if images == "png":
+            pictured[id(trajectory)] = folder / name
     told_of = []
     if len(chosen) < len(names):
         told_of.append(
@@ -126,7 +138,7 @@ def _trajectories(folder: Path, limit: int) -> tuple[list[Trajectory], list[int]
         )
     if broken:
         told_of.append(f"{len(broken)} trajectories cannot be read. The first: {broken[0]}")
-    return found, numbers, told_of
+    return found, pictured, numbers, told_of
 
 
 class _File(BaseModel):
@@ -135,9 +147,18 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+def _no_share(metric: str) -> str:
+    if metric in SHARES:
+        raise ValueError(f"no metric is called {metric}")
+    return metric
+
+
+Metric = Annotated[str, AfterValidator(_no_share)]
+
+
 class Settings(_File):
-    metrics: list[str] = []
-    test_episodes: int = Field(0, ge=0)
+    metrics: list[Metric] = []
+    test_episodes: int = Field(0, ge=0, lt=2**53)
     images: str = ""
     test_images: str = ""
     toolbox: str = ""
@@ -168,18 +189,18 @@ class About(_File):
 
 
 def _read(path: Path, kind: type[_File]) -> dict[str, Any]:
-    """As it is in the file, if it has that form."""
+    """What is in the file, if it has that form."""
     remedy = "It was cut short or changed by hand: restore it, or delete it."
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        kind.model_validate_json(json.dumps(data))
+        found: dict[str, Any] = kind.model_validate_json(json.dumps(data)).model_dump(by_alias=True, exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise Problem(path, f"holds no {kind.__name__.lower()} of a run: {where}: {first['msg']}", remedy) from error
     except (ValueError, RecursionError, OSError) as error:
         raise Problem(path, f"is no JSON file ({error})", remedy) from error
-    return dict(data)
+    return found
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

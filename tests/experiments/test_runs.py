@@ -106,13 +106,19 @@ def test_what_a_power_cut_tore_off_the_log_is_dropped_and_a_hole_in_it_is_named(
 
 
 @pytest.mark.parametrize(
-    "line", ["[]", "1", "null", "{}", '{"reward": 1}', '{"iteration": "x"}', '{"iteration": [1]}', "[" * 100_000]
-)
+    "line",
+    [
+        "[]", "1", "null", "{}", '{"reward": 1}', '{"iteration": "x"}', '{"iteration": [1]}', '{"iteration": null}',
+        '{"iteration": NaN}', '{"iteration": 2.5}', '{"iteration": 1, "reward": "1"}', "[" * 100_000,
+    ],
+)  # fmt: skip
 def test_rows_of_another_form_are_holes_too(folder: RunFolder, line: str) -> None:
     folder.append({"iteration": 1})
     with (folder.path / LOG).open("a") as file:
         file.write(f"{line}\n")
-    assert folder.rows() == [{"iteration": 1}]
+    assert folder.rows() == folder.rewind(1) == [{"iteration": 1}]
+    with (folder.path / LOG).open("a") as file:
+        file.write(f"{line}\n")
     folder.append({"iteration": 2})
     with pytest.raises(Problem, match=r"log\.jsonl: line 2 is damaged"):
         folder.rows()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pool.errors import Problem
 from tir_env.images.operations import Image, digest
+from tir_env.images.reading import MAX_PIXELS, ImageError, read_levels
 
 Depth = NDArray[np.float64]  # [H, W], 0 near … 1 far
 FALLBACK = "synthetic"
@@ -73,15 +74,16 @@ class DepthFolder:
 
     @staticmethod
     def _read(path: Path) -> NDArray[Any]:
+        """A .npy stays in the file until its form is known to be that of a map."""
         if path.suffix == ".npy":
             try:
-                return np.load(path, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+                return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            except Exception as error:  # of a header that means harm NumPy raises many kinds
                 raise DepthError(path, f"is no .npy array: {error}", "Save it with numpy.save.") from error
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if depth is None:
-            raise DepthError(path, "is no readable PNG", "Save depth as 8- or 16-bit grey PNG.")
-        return depth
+        try:
+            return read_levels(path)
+        except ImageError as error:
+            raise DepthError(path, error.reason, "Save depth as 8- or 16-bit grey PNG.") from error
 
 
 class DepthModel:
@@ -140,14 +142,20 @@ class CroppedDepth:
 
 def _normalised(depth: NDArray[Any], image: Image, thing: object) -> Depth:
     """Resized to the image and divided by its largest value."""
-    depth = np.asarray(depth, np.float64)
     if depth.ndim == 3 and depth.shape[2] in (3, 4):
         depth = depth[..., 0]
-    if depth.ndim != 2 or 0 in depth.shape or not np.isfinite(depth).all() or depth.min() < 0 or depth.max() <= 0:
-        reason = f"is no depth map: shape {list(depth.shape)}; needs [H, W], finite, not negative, not all zero"
+    if depth.size > MAX_PIXELS:
+        reason = f"has {depth.size:,} values, over the limit of {MAX_PIXELS:,}"
+        raise DepthError(thing, reason, "Save it smaller: it is enlarged to the photograph.")
+    if depth.ndim != 2 or depth.dtype.kind not in "biuf" or 0 in depth.shape or not _is_range(depth):
+        reason = f"is no depth map: {depth.dtype} {list(depth.shape)}; needs numbers [H, W], finite, not negative, not all zero"
         raise DepthError(thing, reason, "Larger values must mean farther away.")
-    depth = _resized(depth, image.shape[:2])
+    depth = _resized(depth.astype(np.float64), image.shape[:2])
     return depth / depth.max()
+
+
+def _is_range(depth: NDArray[Any]) -> bool:
+    return bool(np.isfinite(depth).all() and depth.min() >= 0 and 1e-300 < float(depth.max()) < 1e300)  # or resizing overflows
 
 
 def _resized(depth: Depth, shape: tuple[int, ...]) -> Depth:

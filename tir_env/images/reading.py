@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageFile, ImageOps
 
@@ -37,7 +38,21 @@ class ImageError(Problem):
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image:
     """Read a picture file. Raises `ImageError`; never returns a half-read picture."""
-    path = Path(path)
+    return decode_image(_bytes_of(Path(path)), name=str(path), max_pixels=max_pixels, min_side=min_side)
+
+
+def read_levels(path: str | Path) -> NDArray[Any]:
+    """[H, W] of a PNG that is a map and no photograph: grey levels as they are, 8 or 16 bits; of colours the blue."""
+    data = _bytes_of(Path(path))
+    picture = _loaded(data, str(path), MAX_PIXELS, 1, ("PNG",))
+    if picture.mode.startswith("I"):
+        return np.asarray(picture)
+    if data[24] == 16:  # bits, as the header says
+        raise ImageError(path, "has 16-bit colours or alpha, of which Pillow keeps eight", "Convert it to 16-bit grey.")
+    return np.asarray(picture.convert("RGB"))[..., 2]
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
         if not path.is_file():
             reason = "is a folder, not a file" if path.is_dir() else "no such file"
@@ -47,10 +62,9 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, min_side: int 
             raise ImageError(path, "the file is empty", "Fetch or export it again.")
         if size > MAX_BYTES:
             raise ImageError(path, f"the file has {size >> 20} MiB, over the limit of {MAX_BYTES >> 20}", "Export it smaller.")
-        data = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageError(path, f"cannot be read: {error}", "Check the path and its permissions.") from error
-    return decode_image(data, name=str(path), max_pixels=max_pixels, min_side=min_side)
 
 
 def decode_image(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image:
@@ -74,14 +88,26 @@ def _up_to(pixels: int) -> Iterator[None]:
 
 
 def _decode(data: bytes, name: str, max_pixels: int, min_side: int) -> Image:
+    picture = _loaded(data, name, max_pixels, min_side)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = dict(getattr(picture, "tag_v2", {}))  # of a TIFF; turning it loses them
+            return _to_rgb(ImageOps.exif_transpose(picture), tags)
+    except Exception as error:
+        raise _unreadable(name, data, error) from error
+
+
+def _loaded(data: bytes, name: str, max_pixels: int, min_side: int, formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
+    """Unpacked whole, and not before its size is known to be within the limits."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, and odd metadata does not matter
-            picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+            picture = Pillow.open(io.BytesIO(data), formats=formats)
     except Pillow.DecompressionBombError as error:
         raise ImageError(name, str(error), "Crop or shrink it first.") from error
     except Exception as error:  # Pillow raises whatever its plug-ins raise: SyntaxError, struct.error, MemoryError ...
-        raise _unreadable(name, data, error) from error
+        raise _unreadable(name, data, error, formats) from error
     width, height = picture.size
     if width * height > max_pixels:
         reason = f"has {width}x{height} pixels, over the limit of {max_pixels:,}"
@@ -93,17 +119,14 @@ def _decode(data: bytes, name: str, max_pixels: int, min_side: int) -> Image:
             warnings.simplefilter("ignore")
             ImageFile.LOAD_TRUNCATED_IMAGES = False  # others in this process may have asked for halves: pyiqa's data sets do
             picture.load()  # raises on truncated data: half a picture is not a picture
-            tags = dict(getattr(picture, "tag_v2", {}))  # of a TIFF; turning it loses them
-            return _to_rgb(ImageOps.exif_transpose(picture), tags)
-    except ImageError:
-        raise
     except Exception as error:
-        raise _unreadable(name, data, error) from error
+        raise _unreadable(name, data, error, formats) from error
+    return picture
 
 
-def _unreadable(name: str, data: bytes, error: Exception) -> ImageError:
+def _unreadable(name: str, data: bytes, error: Exception, formats: tuple[str, ...] = FORMATS) -> ImageError:
     if isinstance(error, Pillow.UnidentifiedImageError) or not data:
-        return ImageError(name, f"is no picture in {', '.join(FORMATS)}, of a kind that can be read", "Convert it to PNG.")
+        return ImageError(name, f"is no picture in {', '.join(formats)}, of a kind that can be read", "Convert it to PNG.")
     if type(error) is ValueError and str(error).startswith("its "):
         return ImageError(name, str(error), "Convert it to PNG.")
     detail = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -24,12 +24,13 @@ from pool import Problem
 from rewards import Quality, Score
 from tir_env.files import write_aside
 from tir_env.trajectory import Failure, Start
-from tir_env.trajectory_file import DegradationRecord, Record
+from tir_env.trajectory_file import DegradationRecord, Digest, Record
 from tir_env.yaml_files import suggest
 
 VERSION: Literal[1] = 1
 KEY = "tir_env.tree"  # of the JSON record in the file
 DEEPEST = 64  # steps: with five tools a tree of ten has ten million states
+LARGEST = 1e100  # value: of two larger ones even the difference may be infinite, and no trajectory holds that
 SHIPPED = Path(__file__).parent / "pocket.safetensors"
 
 # What stands among the children in place of a state. Less than REFUSED: the failure of number REFUSED - 1 - child.
@@ -59,7 +60,7 @@ class StartRecord(Record):
     start: Start
     part: str  # train, validation, test
     record: list[DegradationRecord]
-    reference_digest: str | None
+    reference_digest: Digest | None
     root: int  # its first state
 
 
@@ -262,6 +263,13 @@ def built(told: TreeRecord, tensors: dict[str, NDArray[Any]]) -> Tree:
     plain = [tensors[name] for name in ("digests", "sizes")]
     rest = [tensors[name] for name in ("features", "children", "unscored")]
     tree = Tree(told.ground, told.starts, plain[0], plain[1], values, raws, rest[0], rest[1], rest[2], told.failures)
+    kinds = {
+        "digests": np.uint8, "sizes": np.signedinteger, "features": np.floating, "children": np.signedinteger,
+        "unscored": np.signedinteger,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if not np.issubdtype(getattr(tree, name).dtype, kind):
+            raise ValueError(f"{name} is {getattr(tree, name).dtype}, not {kind.__name__}")
     count = len(tree)
     shapes = {
         "digests": (count, 16), "sizes": (count, 2), "values": (count, len(names)), "raws": (count, len(names)),
@@ -285,8 +293,14 @@ def built(told: TreeRecord, tensors: dict[str, NDArray[Any]]) -> Tree:
         raise ValueError("a metric's failure is of no state")
     if np.isnan(values[roots]).any():
         raise ValueError("a start is not scored")
-    if np.isinf(values).any():
-        raise ValueError("a value is infinite")
+    if (np.abs(values) > LARGEST).any():
+        raise ValueError("a value is infinite, or as good as that")
+    if not (np.isnan(values) | (np.abs(raws) <= LARGEST)).all():
+        raise ValueError("a raw value is not finite where its value is")
+    if not np.isfinite(tree.features).all():
+        raise ValueError("a feature is not finite")
+    if (tree.sizes < 1).any():
+        raise ValueError("an image has no size")
     if set(zip(*np.nonzero(np.isnan(values)), strict=True)) - {(state, metric) for state, metric, _ in tree.unscored.tolist()}:
         raise ValueError("a state is not scored, and nothing says why")
     level = np.array(roots)

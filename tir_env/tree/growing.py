@@ -152,7 +152,12 @@ class Crown:
             self.scores.append(row)
         if self.encoder is not None:
             outcomes = self.world.pool.run([Call(self.encoder.name, image) for image in images])
-            self.features += [outcome.unwrap().astype(self.precision) for outcome in outcomes]
+            with np.errstate(over="ignore"):
+                features = [outcome.unwrap().astype(self.precision) for outcome in outcomes]
+            if not np.isfinite(features).all():
+                reason = f"gives features that {self.precision} does not hold"
+                raise TreeError(self.encoder.name, reason, "Grow it with --precision float32.")
+            self.features += features
 
     def tree(self, ground: Ground, part: str) -> Tree:
         count = len(self.places)

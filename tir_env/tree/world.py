@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pool import Model, Problem, connect
 from rewards import RewardDesign, Score, Scorer, make_reward
 from tir_env.degradations import Case, Suite
+from tir_env.degradations.depth import FALLBACK
 from tir_env.images.operations import Image
 from tir_env.images.sources import Images, Photo
 from tir_env.starts import FREE, Pin, pick
@@ -192,14 +193,14 @@ class TreeWorld(World):
         return np.where(np.isnan(values), -np.inf, values)
 
     def remake(self, trajectory: Trajectory) -> Trajectory:
-        """The same trajectory with its images, made again in the real world, with tools that ship: others may run any program."""
+        """The same trajectory with its images, made again in the real world, with tools that ship: others may do harm."""
         ground = self.tree.ground
         for name, ships in (
             (f"toolbox {ground.toolbox}", ground.toolbox in Toolbox.names()),
-            (f"depth {ground.haze}", "model:" not in ground.haze),
+            (f"depth {ground.haze}", ground.haze == FALLBACK),
         ):
             if not ships:
-                reason = "does not ship, and what a tree's file names may run any program"
+                reason = "does not ship, and what a tree's file names may do harm"
                 raise TreeError(name, reason, "If you trust it: report.py --remake, or a World's own remake().")
         part: Any = self.tree.starts[self._number(trajectory.start)].part
         real = World(

@@ -110,6 +110,9 @@ def spoil_file(rng: random.Random, file: Path) -> None:
             b'{"reward": 1}\n',
             b'{"iteration": "x"}\n',
             b'{"iteration": NaN}\n',
+            b'{"iteration": null}\n',
+            b'{"iteration": 4, "seconds": null, "seconds/tools": Infinity}\n',
+            b'{"iteration": 4, "reward": 1e308}\n{"iteration": 5, "reward": -1e308}\n',
             b"{}\n",
             b"[" * 5000 + b"\n",
         )

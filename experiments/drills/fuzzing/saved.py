@@ -62,7 +62,7 @@ def trees(rng: random.Random, folder: Path) -> Generator[Trial]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
 
     def use() -> None:
-        """What is read must also be played on."""
+        """What is read must also be played on, and what was played be saved."""
         tree = Tree.load(path)
         part = tree.starts[0].part
         world = TreeWorld(tree, part=part, reward=f"gain:{tree.metrics[0]}", metrics=tree.metrics)
@@ -70,6 +70,7 @@ def trees(rng: random.Random, folder: Path) -> Generator[Trial]:
         for trajectory in play(world, observer_for(agent, world), agent, [world.draw(0, number) for number in range(4)]):
             assert trajectory.ended
             assert np.isfinite(trajectory.total_reward)
+            trajectory.save(folder / "played", images="reference")
         root = tree.starts[0].root
         assert set(tree.ways(root, 2)) <= set(range(len(tree)))
         assert tree.after_all(root, 2).max() < len(tree)

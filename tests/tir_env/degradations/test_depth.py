@@ -69,6 +69,57 @@ def test_sixteen_bit_png_depth(tmp_path: Path, photo: Image) -> None:
     assert depth.max() == 1
 
 
+@pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 1), (np.uint16, 1), (np.uint8, 3), (np.uint8, 4)])
+def test_levels_of_a_png_are_those_in_the_file(tmp_path: Path, dtype: type, channels: int) -> None:
+    levels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (64, 48, channels), dtype)
+    cv2.imwrite(str(tmp_path / "cat.png"), levels)
+    blue = levels[..., 0]
+    depth, _ = open_depth(f"folder:{tmp_path}")(np.zeros((64, 48, 3), np.uint8), "cat", 0)
+    np.testing.assert_array_equal(depth, blue / blue.max())
+
+
+@pytest.mark.parametrize("suffix", [".jp2", ".ras", ".pgm", ".tiff"])
+def test_what_is_called_png_is_one(tmp_path: Path, photo: Image, suffix: str) -> None:
+    (tmp_path / "cat.png").write_bytes(cv2.imencode(suffix, photo[..., 0])[1].tobytes())
+    with pytest.raises(DepthError, match=r"cat\.png: is no picture in PNG"):
+        open_depth(f"folder:{tmp_path}")(photo, "cat", 0)
+
+
+def test_sixteen_bits_of_colour_are_not_read_as_eight(tmp_path: Path, photo: Image) -> None:
+    cv2.imwrite(str(tmp_path / "cat.png"), photo.astype(np.uint16) * 257)
+    with pytest.raises(DepthError, match="has 16-bit colours"):
+        open_depth(f"folder:{tmp_path}")(photo, "cat", 0)
+
+
+def forged(path: Path, shape: tuple[int, ...], dtype: str = "<f8") -> None:
+    """A header that says more than the file holds, if it takes no room."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+
+
+def test_a_map_is_refused_before_it_takes_memory(tmp_path: Path, photo: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    depth = open_depth(f"folder:{tmp_path}")
+    for shape in ((10**6, 10**6), (10**30, 2)):
+        forged(tmp_path / "cat.npy", shape)
+        with pytest.raises(DepthError, match=r"is no \.npy array"):
+            depth(photo, "cat", 0)
+    forged(tmp_path / "cat.npy", (2, 2), "|S4")
+    with (tmp_path / "cat.npy").open("ab") as file:
+        file.write(b"1234" * 4)
+    with pytest.raises(DepthError, match=r"is no depth map: \|S4"):
+        depth(photo, "cat", 0)
+    forged(tmp_path / "cat.npy", (10**5, 10**5))
+    with (tmp_path / "cat.npy").open("r+b") as file:
+        file.truncate(128 + 8 * 10**10)  # a hole, as a file system may hold one
+    with pytest.raises(DepthError, match="has 10,000,000,000 values, over the limit"):
+        depth(photo, "cat", 0)
+    (tmp_path / "cat.npy").unlink()
+    cv2.imwrite(str(tmp_path / "cat.png"), photo[..., 0])
+    monkeypatch.setattr("tir_env.images.reading.MAX_PIXELS", photo[..., 0].size - 1)
+    with pytest.raises(DepthError, match="pixels, over the limit"):
+        depth(photo, "cat", 0)
+
+
 @pytest.mark.parametrize(
     "bad", [np.zeros((4, 4)), np.full((4, 4), np.nan), -np.ones((4, 4)), np.ones(4), np.ones((2, 2, 2, 2))]
 )

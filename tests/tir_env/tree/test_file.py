@@ -17,6 +17,12 @@ from tests.conftest import DARKER, FAILS, LARGER, Mean
 from tests.tir_env.tree.forest import grown, real_world, starts_of
 from tir_env.tree import Tree, TreeError
 from tir_env.tree.file import KEY, REFUSED, checksum, narrow
+from tir_env.tree.growing import ground_of, grow
+
+
+class Loud(Mean):
+    def run(self, items: Any) -> Any:
+        return [1e4 * each for each in super().run(items)]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +117,19 @@ def rewritten(tree: Tree, path: Path, change: Callable[[dict[str, Any], dict[str
         (lambda _, tensors: tensors["value/psnr"].__setitem__(0, np.nan), "a start is not scored"),
         (lambda _, tensors: tensors["value/psnr"].__setitem__(1, np.inf), "a value is infinite"),
         (lambda _, tensors: tensors["value/psnr"].__setitem__(1, np.nan), "a state is not scored, and nothing says why"),
+        (
+            lambda _, tensors: tensors.update({"value/psnr": np.full(len(tensors["sizes"]), -1e300)}),
+            "a value is infinite, or as",
+        ),
+        (lambda _, tensors: tensors["raw/psnr"].__setitem__(1, np.inf), "a raw value is not finite"),
+        (lambda _, tensors: tensors["raw/psnr"].__setitem__(1, np.nan), "a raw value is not finite"),
+        (lambda _, tensors: tensors["features"].__setitem__((1, 0), np.nan), "a feature is not finite"),
+        (lambda _, tensors: tensors["sizes"].__setitem__((1, 0), -4), "an image has no size"),
+        (lambda _, tensors: tensors.update(digests=tensors["digests"].astype(np.uint16)), "digests is uint16, not uint8"),
+        (lambda _, tensors: tensors.update(sizes=tensors["sizes"].astype(np.float32)), "sizes is float32, not signedinteger"),
+        (lambda _, tensors: tensors.update(children=tensors["children"].astype(np.float64)), "children is float64"),
+        (lambda _, tensors: tensors.update(unscored=tensors["unscored"].astype(np.float64)), "unscored is float64"),
+        (lambda told, _: told["starts"][0].update(reference_digest="../../x"), r"starts\.0\.reference_digest"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(tree: Tree, tmp_path: Path, change: Any, reason: str) -> None:
@@ -129,6 +148,14 @@ def test_trees_of_different_settings_are_not_joined(tree: Tree) -> None:
     other = replace(tree, ground=tree.ground.model_copy(update={"depth": 1}))
     with pytest.raises(TreeError, match="were grown with different settings"):
         Tree.joined([tree, other])
+
+
+def test_features_that_a_precision_does_not_hold_are_not_grown() -> None:
+    world, encoder = real_world(), Loud()
+    [trajectory] = world.begin(starts_of(world, 1))
+    with pytest.raises(TreeError, match=r"gives features that float16 does not hold\. Grow it with --precision float32"):
+        grow(world, trajectory, ground_of(world, 1, encoder), encoder)
+    assert np.isfinite(grow(world, trajectory, ground_of(world, 1, encoder), encoder, precision="float32").features).all()
 
 
 def test_columns_are_narrowed_where_nothing_is_lost() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,8 +154,11 @@ def test_a_trajectory_of_the_tree_is_made_again_with_its_images(sown: tuple[Tree
     [trajectory] = world.begin([sown[1][0]])
     for action in (0, 4, 1):
         world.step([trajectory], [action])
-    with pytest.raises(TreeError, match="toolbox fake: does not ship, and what a tree's file names may run any program"):
+    with pytest.raises(TreeError, match="toolbox fake: does not ship, and what a tree's file names may do harm"):
         world.remake(trajectory)
+    ground = sown[0].ground.model_copy(update={"toolbox": "pocket", "haze": "folder:maps"})
+    with pytest.raises(TreeError, match="depth folder:maps: does not ship"):
+        TreeWorld(replace(sown[0], ground=ground), "all").remake(trajectory)
     again = real_world().remake(trajectory)
     assert again == trajectory
     assert again.image.shape == (128, 128, 3)
