@@ -99,7 +99,10 @@ def install(place: Path, python: str, resolution: str) -> None:
         subprocess.run([python, "-m", "venv", place], check=True)
         subprocess.run([at, "-m", "pip", "install", "-q", "uv"], check=True)
         subprocess.run(
-            [at, "-m", "uv", "pip", "install", "-q", "--resolution", resolution, "-e", ".[test]"], cwd=ROOT, check=True
+            # Compiled, because every process would do it anew where Python is told to write none of it down.
+            [at, "-m", "uv", "pip", "install", "-q", "--compile-bytecode", "--resolution", resolution, "-e", ".[test]"],
+            cwd=ROOT,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
         shutil.rmtree(place, ignore_errors=True)
