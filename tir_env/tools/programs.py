@@ -46,12 +46,13 @@ def exported_function(tool: Tool, weights: Weights) -> Function:
 
 @contextlib.contextmanager
 def _unsaid(causes: list[BaseException]) -> Iterator[None]:
-    """PyTorch logs a traceback in place of raising what went wrong; here it is kept, for who has to say it."""
+    """PyTorch logs what went wrong, with a traceback or (2.9) in words, in place of raising it; here it is kept, for who says it."""
 
     def keep(record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[1] is not None:
-            causes.append(record.exc_info[1])
-        return not record.exc_info
+        told = [*(record.exc_info or ()), *(record.args if isinstance(record.args, tuple) else ())]
+        found = [each for each in told if isinstance(each, BaseException)]
+        causes.extend(found)
+        return not found
 
     logger = logging.getLogger("torch.export")
     logger.addFilter(keep)
