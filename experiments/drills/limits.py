@@ -12,6 +12,7 @@ or in an error of one line. You see a table; exits with 1 where a limit does not
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -217,7 +218,8 @@ def report(settings: Limits, place: Path) -> Iterator[Finding]:
             os.link(file, made / file.name)
     done = script("report.py", folder)
     size = (folder / REPORT).stat().st_size if done.code == 0 else 0
-    told = "trajectories" in done.said and " are read for this page" in (folder / REPORT).read_text() if size else False
+    part = f"Of {settings.trajectories + 64:,} trajectories "
+    told = size > 0 and re.search(part + r"[\d,]+ are read for this page", (folder / REPORT).read_text()) is not None
     figures: dict[str, Any] = {"bytes": done.peak, "seconds": done.seconds, "size": size, "told": told}
     if size and settings.browser:
         figures |= measure(folder / REPORT)
