@@ -74,9 +74,9 @@ def _mar(spec: str, text: str) -> Mar:
             raise RewardError(f"reward {spec!r}", f"knows no option {key!r}", "Known are: metrics, eps, beta.")
         else:
             metrics.append(part)
-    if unread := sorted({"eps", "beta"} & set(options)) if not options.get("adaptive", True) else []:
-        reason = f"would do nothing with {' and '.join(unread)}: its weights stay as they are"
-        raise RewardError(f"reward {spec!r}", reason, f"Leave {'them' if unread[1:] else 'it'} out, or give plain mar.")
+    if not options.get("adaptive", True) and {"eps", "beta"} & options.keys():
+        reason = "would do nothing with eps and beta: its weights stay as they are"
+        raise RewardError(f"reward {spec!r}", reason, "Leave them out, or give plain mar.")
     return Mar(tuple(metrics), **options) if metrics else Mar(**options)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,6 @@ import io
 import ipaddress
 import json
 import os
-import ssl
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +114,7 @@ class Endpoint:
             reason = f"would be sent the key of {self._variable} over http, for all to read"
             raise EndpointError(self.name, reason, f"Use https, or a tunnel to 127.0.0.1; or unset {self._variable}.")
         self.attempts, self.pause, self.at_once, self.timeout = attempts, pause, at_once, timeout
-        self._certificates = ssl.create_default_context()
+        self._certificates = httpx.create_ssl_context()  # takes a while, so once
         self._transport: httpx.AsyncBaseTransport | None = None  # the network
         self._answers = False  # it has answered once
         self._settings: dict[str, Any] = {"temperature": 0}

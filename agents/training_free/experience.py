@@ -99,10 +99,10 @@ def explore(world: World, eye: Eye, starts: Sequence[Start], experience: Experie
     for each, ends in zip(spoilt, seen, strict=True):
         for order, left in ends:
             orders = experience.raw.setdefault("+".join(sorted(order)), {})
-            before = orders.get(THEN.join(order), None)
-            record = orders[THEN.join(order)] = (
-                Record(tried=before.tried + 1, survived=before.survived) if before else Record(tried=1)
-            )
+            if record := orders.get(THEN.join(order)):
+                record.tried += 1
+            else:
+                record = orders[THEN.join(order)] = Record(tried=1)
             for degradation in sorted(set(left) & set(each)):
                 record.survived[degradation] = record.survived.get(degradation, 0) + 1
 
