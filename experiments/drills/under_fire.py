@@ -291,13 +291,11 @@ def show(found: dict[str, Any]) -> Table:
     for key in ("iterations", "seconds alone", "seconds under fire", "seconds in all"):
         made.add_row(key, f"{found[key]:.0f}")
     for kind, count in sorted(Counter(event["kind"] for event in found["events"] if event["done"]).items()):
-        made.add_row(kind, f"{count} times")
+        made.add_row(kind, f"{count} ×")
     made.add_row("ends", ", ".join(f"{end['code']} after iteration {end['saved']}" for end in found["ends"]))
     for kind, row in found["memory"].items():
-        made.add_row(
-            f"memory of a {kind}",
-            f"{row['most']:.0f} MB at most; {row['grown']:+.0f} at most in {row['watched']} of {row['processes']} seen for long",
-        )
+        grew = f"{row['grown']:+.0f} at most in {row['watched']}" if row["watched"] else "none"
+        made.add_row(f"memory, {kind}", f"{row['most']:.0f} MB at most; {grew} of {row['processes']} seen for long")
     made.add_row("wrong", "\n".join(found["wrong"]) or "nothing")
     return made
 
